@@ -1,0 +1,49 @@
+# `make run` runs DockerCoins, `make test` tests it. Both set up what they need in .venv/ and webui/node_modules/.
+PYTHON ?= python3
+WORKERS ?= 1
+SERVICES := rng hasher webui worker
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: run test lint lock check ports
+
+run: .venv/run.stamp webui/node_modules ports
+	@echo "DockerCoins is at http://localhost:8000"
+	@honcho start -c worker=$(WORKERS),redis=$(if $(REDIS_URL),0,1)
+
+test: .venv/test.stamp webui/node_modules
+	pytest -q tests/unit tests/contract tests/chart
+
+lint: .venv/test.stamp
+	ruff check . && ruff format --check .
+
+check:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"make: Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.13 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv: install python3-venv"; exit 1; }
+	@command -v npm >/dev/null || { echo "make: npm is missing: install Node.js"; exit 1; }
+
+ports:
+	@$(PYTHON) -c 'import socket, sys; \
+	busy = [p for p in (8000, 8001, 8002, $(if $(REDIS_URL),,8003)) if not socket.socket().connect_ex(("127.0.0.1", p))]; \
+	busy and sys.exit(f"make: port {busy[0]} is in use: stop what listens there")'
+
+.venv/run.stamp: tests/run-requirements.txt $(SERVICES:%=%/requirements.txt) | check
+	@$(PYTHON) -m venv .venv
+	@$(PIP) $(foreach file,$^,-r $(file))
+	@touch $@
+
+.venv/test.stamp: tests/requirements.txt .venv/run.stamp
+	@$(PIP) -r $<
+	@touch $@
+
+webui/node_modules: webui/package-lock.json | check
+	@cd webui && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+# The pinned requirements, anew: needs uv (pip install uv).
+LOCK := uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11.0 --no-header --no-annotate
+lock:
+	for s in $(SERVICES); do (cd $$s && $(LOCK) requirements.in -o requirements.txt) || exit; done
+	cd tests && for f in run-requirements requirements; do \
+	  $(LOCK) -c ../webui/requirements.txt -c ../worker/requirements.txt $$f.in -o $$f.txt || exit; done

@@ -1,0 +1,40 @@
+"""How gunicorn serves hasher: two processes, a greenlet for each connection, so idle and slow clients cost next to nothing."""
+
+from gevent import monkey
+
+monkey.patch_all()  # before anything else is imported
+
+import os  # noqa: E402
+import sys  # noqa: E402
+
+from gunicorn.glogging import Logger  # noqa: E402
+
+port = os.environ.get("PORT", "80")
+if not (port.isascii() and port.isdecimal() and len(port) < 6 and 1 <= int(port) <= 65535):
+    sys.exit(f"PORT is {port!r}, but must be a whole number from 1 to 65535")
+
+
+class AccessLog(Logger):
+    """The access log, without the probes that would fill it."""
+
+    def access(self, resp, req, environ, request_time):
+        if environ.get("PATH_INFO") != "/healthz":
+            super().access(resp, req, environ, request_time)
+
+
+bind = f"0.0.0.0:{port}"
+worker_class = "gevent"
+workers = 2
+preload_app = True  # a wrong setting ends gunicorn with its one line, and memory is shared
+graceful_timeout = 1  # second for requests in progress when stopped; workers retry the rest
+logger_class = AccessLog
+accesslog = "-"
+access_log_format = '%(h)s - - %(t)s "%(r)s" %(s)s %(b)s'
+control_socket_disable = True
+if os.path.isdir("/dev/shm"):
+    worker_tmp_dir = "/dev/shm"  # the one place that can be written when the root is read-only
+
+# In an image started as root: bind port 80 as root, serve as the user that the Dockerfile names.
+if os.geteuid() == 0 and "SERVE_AS_UID" in os.environ:
+    user = group = int(os.environ["SERVE_AS_UID"])
+    initgroups = True

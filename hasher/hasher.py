@@ -1,0 +1,54 @@
+"""hasher: the SHA-256 of whatever is posted to it."""
+
+import hashlib
+import os
+import socket
+import sys
+import time
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+
+def seconds(name, default):
+    """Return the setting `name` in seconds (0 to 30, a worker waits no longer); anything else ends the process."""
+    value = os.environ.get(name, default)
+    try:
+        if 0 <= (number := float(value)) <= 30:
+            return number
+    except ValueError:
+        pass
+    sys.exit(f"{name} is {value!r}, but must be a number of seconds from 0 to 30")
+
+
+DELAY = seconds("HASHER_DELAY", "0.1")  # contract: a hash takes 0.1 s
+app = Flask(__name__, static_folder=None)
+app.config["MAX_CONTENT_LENGTH"] = 64 * 1024**2  # bytes; a longer body, chunked or not, is 413
+
+
+@app.get("/")
+def index():
+    """Return which container answers, at once."""
+    return Response(f"HASHER running on {socket.gethostname()}\n", mimetype="text/plain")
+
+
+@app.post("/")
+def hash_body():
+    """Return the lower-case hex SHA-256 of the raw body, whatever its content type; read in pieces, never whole."""
+    digest = hashlib.file_digest(request.stream, "sha256").hexdigest()
+    time.sleep(DELAY)
+    return Response(digest, mimetype="text/plain")
+
+
+@app.get("/healthz")
+def healthz():
+    """Return ok at once."""
+    return Response("ok\n", mimetype="text/plain")
+
+
+@app.errorhandler(HTTPException)
+def error_line(error):
+    """Return any HTTP error as one line of text, with the headers that belong to it (Allow of a 405)."""
+    response = error.get_response()
+    response.data, response.mimetype = f"{error.code} {error.name}: {error.description}\n", "text/plain"
+    return response

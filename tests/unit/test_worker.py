@@ -1,0 +1,279 @@
+"""What worker promises, without processes: one unit of work, its failures, its log, and counting exactly once."""
+
+import hashlib
+import logging
+import threading
+import time
+
+import fakeredis
+import pytest
+import redis
+
+import worker
+
+DATA = next(bytes([n]) * 32 for n in range(256) if hashlib.sha256(bytes([n]) * 32).hexdigest()[0] == "0")
+COIN = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def db(monkeypatch):
+    db = fakeredis.FakeRedis()
+    monkeypatch.setattr(worker, "db", db)
+    return db
+
+
+@pytest.fixture
+def services(monkeypatch):
+    """Answers of rng and hasher by name; an exception is raised."""
+    answers = {"rng": DATA, "hasher": COIN.encode()}
+
+    def ask(service, *_, **__):
+        if isinstance(answers[service], Exception):
+            raise answers[service]
+        return answers[service]
+
+    monkeypatch.setattr(worker, "ask", ask)
+    monkeypatch.setattr(worker, "DELAY", 0.01)
+    return answers
+
+
+@pytest.fixture
+def mining(db, services, caplog):
+    """Starts a worker's two threads, stops them at the end."""
+    caplog.set_level(logging.DEBUG, "worker")
+    started = []
+
+    def start():
+        it = worker.Worker()
+        counter = threading.Thread(target=it.count, daemon=True)
+        threading.Thread(target=it.mine, daemon=True).start()
+        counter.start()
+        started.append((it, counter))
+        return it, counter
+
+    yield start
+    for it, counter in started:
+        if not it.stopping.is_set():
+            it.stop(counter)
+
+
+def until(condition):
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def batch(seq=1, units=1, seconds=0.3, coins=None, age=0.0):
+    return worker.Batch(seq, units, seconds, coins or {}, time.monotonic() - age)
+
+
+def count(db, name, batch):
+    coins = [part for coin in batch.coins.items() for part in coin]
+    return db.eval(worker.COUNT, 1, name, batch.seq, batch.units, batch.seconds, time.monotonic() - batch.ended, *coins)
+
+
+def speeds(db):
+    return {int(k): float(v) for k, v in db.hgetall("speed").items() if k.isdigit()}
+
+
+def test_batch_is_counted_with_its_coins(db):
+    count(db, "w", batch(units=4, coins={COIN: DATA}))
+    assert db.get("hashes") == b"4"
+    assert db.hgetall("wallet") == {COIN.encode(): DATA}
+
+
+def test_batch_is_counted_once_however_often_and_late_it_is_sent(db):
+    first, second = batch(units=4), batch(seq=2, units=3)
+    for sent in (first, first, second, first, second):
+        count(db, "w", sent)
+    assert db.get("hashes") == b"7"
+    assert sum(speeds(db).values()) == pytest.approx(7, abs=0.01)
+
+
+def test_batches_of_two_workers_do_not_shadow_each_other(db):
+    count(db, "a", batch(seq=9))
+    count(db, "b", batch(seq=1))
+    assert db.get("hashes") == b"2"
+
+
+@pytest.mark.parametrize("key", ["hashes", "wallet", "speed"])
+def test_batch_is_stored_whole_or_not_at_all(db, key):
+    db.rpush(key, "of another type")
+    before = {k: db.dump(k) for k in db.keys()}
+    with pytest.raises(redis.ResponseError):
+        count(db, "w", batch(coins={COIN: DATA}))
+    assert {k: db.dump(k) for k in db.keys()} == before
+
+
+def test_other_programs_may_add_to_the_counter(db):
+    count(db, "w", batch(units=4))
+    db.incrby("hashes", 10)
+    count(db, "w", batch(seq=2, units=4))
+    assert db.get("hashes") == b"18"
+    assert sum(speeds(db).values()) == pytest.approx(18, abs=0.01)
+
+
+@pytest.mark.parametrize("reset", ["flush", "set"])
+def test_reset_counter_is_no_spike_and_no_negative_speed(db, reset):
+    count(db, "w", batch(units=400, seconds=120, age=1))
+    db.flushall() if reset == "flush" else db.set("hashes", 0)
+    count(db, "w", batch(seq=2, units=4, seconds=1.2))
+    assert db.get("hashes") == b"4"
+    assert all(0 <= speed < 5 for speed in speeds(db).values())
+
+
+def test_batch_counted_late_belongs_to_the_time_it_was_mined_in(db):
+    count(db, "w", batch(units=10, seconds=2, age=60))
+    now = db.time()[0]
+    assert all(now - 64 <= second <= now - 59 for second in speeds(db))
+    assert sum(speeds(db).values()) == pytest.approx(10, abs=0.01)
+
+
+def test_speed_of_more_than_300_seconds_ago_is_forgotten(db):
+    now = db.time()[0]
+    db.hset("speed", mapping={now - 1000: 3, now - 100: 3})
+    count(db, "w", batch())
+    assert now - 1000 not in speeds(db)
+    assert now - 100 in speeds(db)
+
+
+def test_first_unit_is_counted_at_once_then_about_once_a_second(mining, db, caplog):
+    mining()
+    until(lambda: db.get("hashes"))
+    assert db.get("hashes") == b"1"
+    start = time.monotonic()
+    until(lambda: int(db.get("hashes")) > 1)
+    assert 0.8 < time.monotonic() - start < 1.5
+    lines = [r.message for r in caplog.records if "units of work done" in r.message]
+    assert lines[0] == "1 units of work done, updating hash counter"
+    assert len(lines) <= 2
+
+
+def test_coin_goes_into_the_wallet_and_the_log(mining, db, caplog):
+    mining()
+    until(lambda: db.hget("wallet", COIN))
+    assert db.hget("wallet", COIN) == DATA
+    assert f"Coin found: {COIN[:8]}..." in caplog.messages
+
+
+def test_hash_that_does_not_begin_with_0_is_no_coin(mining, db, services):
+    services["hasher"] = b"1" * 64
+    mining()
+    until(lambda: db.get("hashes"))
+    assert not db.exists("wallet")
+
+
+@pytest.mark.parametrize("answer", [b"0" * 63 + b"\n", b"0" * 63 + b"A", b"\xff" * 64])
+def test_answer_that_is_no_hash_is_no_unit_of_work(mining, db, services, caplog, answer):
+    services["hasher"] = answer
+    mining()
+    until(lambda: any("not a hash" in m for m in caplog.messages))
+    assert not db.exists("hashes", "wallet")
+
+
+@pytest.mark.parametrize("service", ["rng", "hasher"])
+def test_trouble_is_one_line_and_its_end_another(mining, db, services, caplog, service):
+    good = services[service]
+    services[service] = OSError("Connection refused")
+    it, _ = mining()
+    time.sleep(0.6)  # several tries
+    assert [m for m in caplog.messages if service in m] == [f"{service}: Connection refused, trying again"]
+    assert it.done == 0
+    services[service] = good
+    until(lambda: db.get("hashes"))
+    assert f"{service} is back" in caplog.messages
+
+
+def test_back_off_goes_from_a_tenth_to_two_seconds_with_jitter():
+    trouble = worker.Trouble("rng")
+    waits = [trouble.begins(OSError("x")) for _ in range(20)]
+    assert 0.05 <= waits[0] <= 0.1
+    assert all(1 <= wait <= 2 for wait in waits[5:])
+    assert len(set(waits[5:])) > 1
+    trouble.ends()
+    assert trouble.begins(OSError("x")) <= 0.1
+
+
+def test_redis_away_loses_nothing_and_does_not_stop_mining(mining, db, monkeypatch, caplog):
+    def fail(*_):
+        raise redis.ConnectionError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "eval", fail)
+        it, counter = mining()
+        until(lambda: it.pending.qsize() >= 2)
+        assert it.counted == 0
+    until(lambda: it.counted)
+    it.stop(counter)
+    assert int(db.get("hashes")) == it.done == it.counted
+    assert sum("redis: away" in m for m in caplog.messages) == 1
+    assert "redis is back" in caplog.messages
+
+
+def test_lost_reply_counts_once(mining, db, monkeypatch):
+    send, lost = db.eval, []
+
+    def lose(*args):
+        send(*args)
+        if not lost:
+            lost.append(1)
+            raise redis.TimeoutError("no reply")
+
+    monkeypatch.setattr(db, "eval", lose)
+    it, counter = mining()
+    until(lambda: it.counted >= 2)
+    it.stop(counter)
+    assert lost
+    assert int(db.get("hashes")) == it.done
+
+
+def test_full_backlog_stops_mining_and_says_so(mining, db, monkeypatch, caplog):
+    monkeypatch.setattr(worker, "BACKLOG", 2)
+
+    def fail(*_):
+        raise redis.ConnectionError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "eval", fail)
+        it, counter = mining()
+        until(
+            lambda: (
+                it.pending.qsize() >= 2 and "mining: backlog full until redis is back, trying again" in caplog.messages
+            )
+        )
+        done = it.done
+        time.sleep(0.3)
+        assert it.done == done
+    until(lambda: "mining is back" in caplog.messages and it.done > done)
+    it.stop(counter)
+    assert int(db.get("hashes")) == it.done
+
+
+def test_stop_counts_what_is_done(mining, db):
+    it, counter = mining()
+    until(lambda: it.done > 5)
+    it.stop(counter)
+    assert int(db.get("hashes")) == it.done == it.counted
+
+
+def test_stop_with_redis_away_says_how_many_units_stay_uncounted(mining, db, monkeypatch, caplog):
+    def fail(*_):
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(db, "eval", fail)
+    it, counter = mining()
+    until(lambda: it.done)
+    start = time.monotonic()
+    it.stop(counter)
+    assert time.monotonic() - start < 2
+    assert f"{it.done} units of work stay uncounted" in caplog.messages
+
+
+def test_heartbeat_goes_on_while_services_are_away(mining, services, monkeypatch, tmp_path):
+    monkeypatch.setattr(worker, "HEARTBEAT", tmp_path / "beat")
+    services["rng"] = OSError("away")
+    mining()
+    until(worker.HEARTBEAT.exists)
+    before = worker.HEARTBEAT.stat().st_mtime_ns
+    until(lambda: worker.HEARTBEAT.stat().st_mtime_ns > before)

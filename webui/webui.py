@@ -1,0 +1,103 @@
+"""webui: the page with the chart, and the numbers behind it."""
+
+import math
+import os
+import sys
+import time
+
+import gevent
+import redis
+from flask import Flask, jsonify, redirect, request, send_from_directory
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from werkzeug.exceptions import BadRequest, HTTPException
+
+HISTORY = 250  # seconds that the chart shows (contract: the original's chart)
+SETTLED = (
+    2.1  # seconds after which no worker adds to the speed of a moment any more (worker/count.lua: 2, plus the way)
+)
+UPLOT = os.path.join(os.path.dirname(__file__), "node_modules/uplot/dist")
+URL = os.environ.get("REDIS_URL", "redis://redis:6379")
+app = Flask(__name__, static_folder="files", static_url_path="")
+
+try:  # One more try on a new connection: the old one may have died with a restarted Redis.
+    db = redis.Redis.from_url(
+        URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1)
+    )
+except ValueError:
+    sys.exit(f"REDIS_URL is {URL!r}, but must be an address like redis://HOST:PORT")
+
+
+@app.get("/")
+def index():
+    """Send the browser to the page."""
+    return redirect("/index.html")
+
+
+@app.get("/uplot/<path:name>")
+def uplot(name):
+    """Return a file of the chart library, which npm installs outside of files/."""
+    return send_from_directory(UPLOT, name)
+
+
+@app.get("/json")
+def state():
+    """Return the size of the wallet, the counter as Redis gives it (null before the first hash) and the time (s).
+
+    With `?since=SECONDS` also the speed of each whole second from then on, at most HISTORY of them, by Redis' clock:
+    `start` (s), `speed` (hashes/s, null while nothing was mined) and `clock` (s). Redis away is 503.
+    """
+    since = request.args.get("since", type=float)
+    if since is None and "since" in request.args or since is not None and not math.isfinite(since):
+        raise BadRequest("since must be a number of seconds")
+    with gevent.Timeout(1.5, TimeoutError("no answer within 1.5 s")):  # covers name resolution too
+        pipe = db.pipeline(transaction=False).hlen("wallet").get("hashes")
+        if since is None:
+            coins, hashes = pipe.execute()
+            return {"coins": coins, "hashes": hashes, "now": time.time()}
+        coins, hashes, (whole, micro) = pipe.time().execute()
+        clock = whole + micro / 1e6
+        end = math.floor(clock - SETTLED)
+        start = max(math.ceil(since), end - HISTORY)
+        speed = db.hmget("speed", range(start, end)) if start < end else []
+    speed = [None if value is None else round(float(value), 3) for value in speed]
+    return {"coins": coins, "hashes": hashes, "now": time.time(), "clock": clock, "start": start, "speed": speed}
+
+
+@app.get("/healthz")
+def healthz():
+    """Return ok at once, also when Redis is away: restarting webui would not bring it back."""
+    return "ok\n", {"Content-Type": "text/plain"}
+
+
+@app.errorhandler(redis.RedisError)
+@app.errorhandler(TimeoutError)
+def redis_away(error):
+    """Return 503 and the reason."""
+    return jsonify(error=f"Redis is away: {error}"), 503
+
+
+@app.errorhandler(HTTPException)
+def error_line(error):
+    """Return any HTTP error as one line: JSON for /json, text for the rest."""
+    response = error.get_response()
+    line = f"{error.code} {error.name}: {error.description}"
+    if request.path == "/json":
+        response.data, response.mimetype = jsonify(error=line).data, "application/json"
+    else:
+        response.data, response.mimetype = line + "\n", "text/plain"
+    return response
+
+
+@app.after_request
+def headers(response):
+    """Let the page load nothing from anywhere else (CSP), and nobody frame it or guess its types."""
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["X-Frame-Options"] = "DENY"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = "no-store" if request.path == "/json" else "no-cache"
+    return response
