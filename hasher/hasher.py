@@ -7,7 +7,8 @@ import sys
 import time
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import BadRequest, HTTPException
 
 
 def seconds(name, default):
@@ -35,7 +36,10 @@ def index():
 @app.post("/")
 def hash_body():
     """Return the lower-case hex SHA-256 of the raw body, whatever its content type; read in pieces, never whole."""
-    digest = hashlib.file_digest(request.stream, "sha256").hexdigest()
+    try:
+        digest = hashlib.file_digest(request.stream, "sha256").hexdigest()
+    except ParseException as error:  # gunicorn's word on a chunk that is none
+        raise BadRequest(str(error)) from error
     time.sleep(DELAY)
     return Response(digest, mimetype="text/plain")
 

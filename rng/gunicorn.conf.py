@@ -1,4 +1,4 @@
-"""How gunicorn serves rng: one process, a greenlet for each connection, so idle and slow clients cost next to nothing."""
+"""How gunicorn serves rng: one process, a greenlet a connection, so that idle and slow clients cost little."""
 
 from gevent import monkey
 

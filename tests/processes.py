@@ -21,7 +21,7 @@ def wait_until(condition, seconds, what):
         try:
             if value := condition():
                 return value
-        except Exception as error:  # noqa: BLE001: whatever is not there yet
+        except Exception as error:  # noqa: BLE001 (whatever is not there yet)
             problem = error
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s: {what} ({problem})")

@@ -1,4 +1,4 @@
-"""How gunicorn serves webui: two processes, a greenlet for each connection, so idle and slow clients cost next to nothing."""
+"""How gunicorn serves webui: two processes, a greenlet a connection, so that idle and slow clients cost little."""
 
 from gevent import monkey
 

@@ -13,9 +13,7 @@ from redis.retry import Retry
 from werkzeug.exceptions import BadRequest, HTTPException
 
 HISTORY = 250  # seconds that the chart shows (contract: the original's chart)
-SETTLED = (
-    2.1  # seconds after which no worker adds to the speed of a moment any more (worker/count.lua: 2, plus the way)
-)
+SETTLED = 2.1  # seconds after which no worker adds to a moment's speed any more (2 in worker/count.lua, plus the way)
 UPLOT = os.path.join(os.path.dirname(__file__), "node_modules/uplot/dist")
 URL = os.environ.get("REDIS_URL", "redis://redis:6379")
 app = Flask(__name__, static_folder="files", static_url_path="")

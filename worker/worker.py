@@ -205,12 +205,9 @@ def main():
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for all threads: main waits for them below
     threading.excepthook = lambda bug: (threading.__excepthook__(bug), os.kill(os.getpid(), signal.SIGTERM))
     worker = Worker()
-    miner, counter = (
-        threading.Thread(target=worker.mine, daemon=True),
-        threading.Thread(target=worker.count, daemon=True),
-    )
-    miner.start()
+    counter = threading.Thread(target=worker.count, daemon=True)
     counter.start()
+    threading.Thread(target=worker.mine, daemon=True).start()
     signal.sigwait(signals)
     worker.stop(counter)
 

@@ -45,7 +45,7 @@ def seconds_of(url):
 
 
 def rate(stack, seconds, low, high):
-    """Assert a rate; noise of the machine only lowers it, so it has three tries to be high enough, none to be too high."""
+    """Assert a rate: three tries to be high enough, as noise of the machine only lowers it, none to be too high."""
     for _ in range(3):
         measured = stack.rate(seconds)
         assert measured <= high

@@ -57,12 +57,10 @@ def test_cut_off_body_is_no_hash(client):
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/x", 404), ("PUT", "/", 405), ("POST", "/healthz", 405)]
-)
-def test_wrong_requests_get_one_line(client, method, path, status):
+@pytest.mark.parametrize(("method", "path", "code"), [("GET", "/x", 404), ("PUT", "/", 405), ("POST", "/healthz", 405)])
+def test_wrong_requests_get_one_line(client, method, path, code):
     answer = client.open(path, method=method)
-    assert (answer.status_code, answer.mimetype, answer.text.count("\n")) == (status, "text/plain", 1)
+    assert (answer.status_code, answer.mimetype, answer.text.count("\n")) == (code, "text/plain", 1)
 
 
 def test_healthz_is_ok(client):

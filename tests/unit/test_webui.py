@@ -61,9 +61,7 @@ def test_bad_since_is_400_in_json(client, since):
     assert "since" in answer.json["error"]
 
 
-@pytest.mark.parametrize(
-    "error", [redis.ConnectionError("gone"), redis.TimeoutError("slow"), redis.ResponseError("no")]
-)
+@pytest.mark.parametrize("error", [redis.ConnectionError("x"), redis.TimeoutError("y"), redis.ResponseError("z")])
 def test_redis_away_is_503_and_the_next_request_works(client, db, monkeypatch, error):
     def fail(*_):
         raise error

@@ -12,6 +12,7 @@ import redis
 import worker
 
 DATA = next(bytes([n]) * 32 for n in range(256) if hashlib.sha256(bytes([n]) * 32).hexdigest()[0] == "0")
+FULL = "mining: backlog full until redis is back, trying again"
 COIN = hashlib.sha256(DATA).hexdigest()
 
 
@@ -100,10 +101,10 @@ def test_batches_of_two_workers_do_not_shadow_each_other(db):
 @pytest.mark.parametrize("key", ["hashes", "wallet", "speed"])
 def test_batch_is_stored_whole_or_not_at_all(db, key):
     db.rpush(key, "of another type")
-    before = {k: db.dump(k) for k in db.keys()}
+    before = {k: db.dump(k) for k in db.scan_iter()}
     with pytest.raises(redis.ResponseError):
         count(db, "w", batch(coins={COIN: DATA}))
-    assert {k: db.dump(k) for k in db.keys()} == before
+    assert {k: db.dump(k) for k in db.scan_iter()} == before
 
 
 def test_other_programs_may_add_to_the_counter(db):
@@ -237,11 +238,7 @@ def test_full_backlog_stops_mining_and_says_so(mining, db, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(db, "eval", fail)
         it, counter = mining()
-        until(
-            lambda: (
-                it.pending.qsize() >= 2 and "mining: backlog full until redis is back, trying again" in caplog.messages
-            )
-        )
+        until(lambda: it.pending.qsize() >= 2 and FULL in caplog.messages)
         done = it.done
         time.sleep(0.3)
         assert it.done == done
