@@ -5,7 +5,7 @@ SERVICES := rng hasher webui worker
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-docker test-k8s test-faults lint lock check ports
+.PHONY: run test test-docker test-k8s test-faults lint audit lock check ports
 
 run: .venv/run.stamp webui/node_modules ports
 	@echo "DockerCoins is at http://localhost:8000"
@@ -19,6 +19,9 @@ test-docker test-k8s test-faults: test-%: .venv/test.stamp webui/node_modules
 
 lint: .venv/test.stamp
 	ruff check . && ruff format --check .
+
+audit: .venv/test.stamp # known weaknesses of what is pinned; asks the advisory database
+	for s in $(SERVICES); do pip-audit --disable-pip -r $$s/requirements.txt || exit; done
 
 check:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.11 or newer"; exit 1; }

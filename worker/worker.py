@@ -139,14 +139,15 @@ class Worker:
                 service = "hasher"
                 with self.hashing:  # held from the post until its unit is in the batch; stop() takes it for good
                     self.add(data, started)
+                    if self.batch.ended >= count_at:
+                        self.hand_over()
+                        count_at = time.monotonic() + 1
                 troubles["hasher"].ends()
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 wait = troubles[service].begins(error)
-                self.hand_over()
+                with self.hashing:
+                    self.hand_over()
                 self.stopping.wait(wait)
-            if self.batch.ended >= count_at and self.batch.units:
-                self.hand_over()
-                count_at = time.monotonic() + 1
 
     def add(self, data, started):
         """Have hasher hash the 32 bytes `data` and add the unit of work begun at `started` (s) to the batch."""
@@ -165,8 +166,8 @@ class Worker:
     def hand_over(self):
         """Put the batch, unless empty, into the queue of those to count, and open the next one."""
         if self.batch.units:
-            self.pending.put(self.batch)
-            self.batch = Batch(self.batch.seq + 1)
+            batch, self.batch = self.batch, Batch(self.batch.seq + 1)
+            self.pending.put(batch)
 
     def count(self):
         """Add the batches to Redis in their order, each until Redis says that it has it; None ends it."""
