@@ -38,3 +38,6 @@ if os.path.isdir("/dev/shm"):
 if os.geteuid() == 0 and "SERVE_AS_UID" in os.environ:
     user = group = int(os.environ["SERVE_AS_UID"])
     initgroups = True
+
+    def post_fork(server, worker):
+        os.setgid(group)  # initgroups alone leaves the main group as it was: root's

@@ -1,0 +1,160 @@
+"""Docker and Compose as the tests use them, and what they read from containers."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import requests
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("rng", "hasher", "webui", "worker", "redis")
+OWN = SERVICES[:4]  # those with an image of this repository
+PORTS = {"webui": 8000, "rng": 8001, "hasher": 8002}
+PROJECT = "dockercoinstest"
+LABEL = f"com.docker.compose.project={PROJECT}"
+NOBODY = 65534
+CI = bool(os.environ.get("CI"))
+
+# The settings of whoever runs the tests stay out of them; images are built by the builder that every Docker has.
+ENV = {name: value for name, value in os.environ.items() if not name.endswith("_DELAY")}
+for name in ("REGISTRY", "DEBUG", "COMPOSE_FILE", "COMPOSE_PROFILES"):
+    ENV.pop(name, None)
+ENV |= {"COMPOSE_PROJECT_NAME": PROJECT, "TAG": "test", "DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
+
+web = requests.Session()
+web.trust_env = False  # no proxy to localhost
+web.headers = {"Connection": "close"}
+
+
+def image(service):
+    """Return the name of the image that the tests build of `service`."""
+    return f"127.0.0.1:30500/dockercoins-{service}:test"
+
+
+def run(*command, timeout=60, env=None):
+    """Return the output of `command` without the closing newline; a failure shows everything it said."""
+    done = subprocess.run(command, cwd=ROOT, env=ENV | (env or {}), capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout.rstrip("\n")
+
+
+def works(*command):
+    """Return whether `command` is there and succeeds."""
+    try:
+        run(*command)
+    except (AssertionError, OSError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+def find_docker():
+    """Return a Docker client, if possible one that knows `docker compose`: there may be more than one on a machine."""
+    found = [path for path in (shutil.which("docker"), "/usr/bin/docker") if path and os.access(path, os.X_OK)]
+    return next((path for path in found if works(path, "compose", "version")), found[0] if found else "docker")
+
+
+DOCKER = find_docker()
+COMPOSES = {
+    "docker-compose": ("docker-compose",),
+    "docker-compose-1.21": ("docker-compose-1.21",),
+    "docker compose": (DOCKER, "compose"),
+}
+
+
+def docker(*args, timeout=60):
+    """Return what `docker ARGS` prints."""
+    return run(DOCKER, *args, timeout=timeout)
+
+
+def wait(condition, seconds, what):
+    """Wait until condition() is true and return what it gave, or fail after `seconds` naming `what`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+    return value
+
+
+def state():
+    """Return webui's answer to /json, or None while there is none."""
+    try:
+        answer = web.get("http://localhost:8000/json", timeout=5)
+    except requests.RequestException:
+        return None
+    return answer.json() if answer.status_code == 200 else None
+
+
+def counter():
+    """Return the counter of hashes, 0 before the first, or None while it cannot be read."""
+    numbers = state()
+    return numbers and int(numbers["hashes"] or 0)
+
+
+def grows(seconds, what):
+    """Wait until the counter can be read and is then seen to grow, within `seconds`."""
+    deadline = time.monotonic() + seconds
+    before = wait(lambda: [value] if (value := counter()) is not None else None, seconds, f"{what}: /json answers")[0]
+    wait(lambda: (counter() or 0) > before, max(0, deadline - time.monotonic()), f"{what}: the counter grows")
+
+
+def processes(container):
+    """Return the fields of /proc/PID/status of each process of `container`, as it sees them itself."""
+    text = docker("exec", container, "sh", "-c", "for p in /proc/[0-9]*; do cat $p/status; echo; done 2>/dev/null")
+    parts = [dict(line.split(":\t", 1) for line in part.splitlines() if ":\t" in line) for part in text.split("\n\n")]
+    return [fields for fields in parts if "Pid" in fields]
+
+
+def ids(fields):
+    """Return all user and group ids of a process, supplementary groups too."""
+    return {int(word) for name in ("Uid", "Gid", "Groups") for word in fields[name].split()}
+
+
+def capabilities(fields):
+    """Return all the capabilities that a process has or could gain, as one number."""
+    return sum(int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
+
+
+class App:
+    """The application of docker-compose.yml, driven by one of the Composes."""
+
+    def __init__(self, compose, file="docker-compose.yml"):
+        self.command = (*compose, "-f", str(file), "--project-directory", str(ROOT))
+
+    def compose(self, *args, timeout=120, env=None):
+        """Return what Compose prints."""
+        return run(*self.command, *args, timeout=timeout, env=env)
+
+    def up(self, **scale):
+        """Start what is not running, with this many containers of a service, and wait until each worker counts."""
+        started = time.time()
+        scale = {"worker": 1} | scale
+        self.compose("up", "-d", *(word for name, n in scale.items() for word in ("--scale", f"{name}={n}")))
+        workers = self.containers("worker")
+        assert len(workers) == scale["worker"]
+        for container in workers:
+            wait(lambda c=container: "units of work done" in logs(c, started), 10, "every worker counts")
+
+    def down(self):
+        """Remove everything, data too."""
+        command = (*self.command, "down", "-v", "--remove-orphans", "-t", "5")
+        wait(lambda: works(*command), 30, "down")  # again when it met a container that was just being restarted
+
+    def containers(self, service):
+        """Return the ids of the containers of `service`, stopped ones too."""
+        return docker(
+            "ps", "-aq", "--filter", f"label={LABEL}", "--filter", f"label=com.docker.compose.service={service}"
+        ).split()
+
+
+def logs(container, since=0):
+    """Return the lines of a container's log from `since` (s) on, each behind its time."""
+    command = (DOCKER, "logs", "-t", "--since", f"{since:.3f}", container)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30)
+    return done.stdout
+
+
+def inspect(container, template):
+    """Return what `template` selects of a container."""
+    return docker("inspect", "--format", template, container)
