@@ -1,4 +1,4 @@
-"""How gunicorn serves hasher: two processes, a greenlet a connection, so that idle and slow clients cost little."""
+"""How gunicorn serves hasher: one process, a greenlet a connection, so that idle and slow clients cost little."""
 
 from gevent import monkey
 
@@ -24,7 +24,7 @@ class AccessLog(Logger):
 
 bind = f"0.0.0.0:{port}"
 worker_class = "gevent"
-workers = 2
+workers = 1
 preload_app = True  # a wrong setting ends gunicorn with its one line, and memory is shared
 graceful_timeout = 1  # second for requests in progress when stopped; workers retry the rest
 logger_class = AccessLog

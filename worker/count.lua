@@ -3,18 +3,19 @@
 -- one that was applied already, because its answer was lost or it comes in late behind its own retry, adds nothing.
 -- A failing script is not undone, so what can fail (a key of another type) comes before anything is written.
 local seq, units, seconds, age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local clock = string.format('%.6f', now)
 local batch_key = 'worker:' .. KEYS[1]
-if tonumber(redis.call('GET', batch_key) or 0) >= seq then return 0 end
+if tonumber(redis.call('GET', batch_key) or 0) >= seq then return clock end
 redis.call('HLEN', 'wallet')
 local counted = redis.call('HGET', 'speed', 'hashes')
 local hashes = redis.call('INCRBY', 'hashes', units)
-for i = 5, #ARGV, 2 do redis.call('HSET', 'wallet', ARGV[i], ARGV[i + 1]) end
+for i = 6, #ARGV, 2 do redis.call('HSET', 'wallet', ARGV[i], ARGV[i + 1]) end
 redis.call('SET', batch_key, seq, 'EX', 86400)
 
 -- The chart's past: in the hash `speed`, for each second of Redis' clock, the hashes of that second. A batch is spread
 -- evenly over the time its units took, at most 2 s each, so a steady worker is a flat line whatever its batches are.
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1e6
 local first = math.floor(now) - 300
 local function spread(amount, from, to)
   for second = math.max(math.floor(from), first), math.floor(to) do
@@ -27,10 +28,11 @@ if redis.call('HEXISTS', 'speed', string.format('%d', now)) == 0 then -- once a 
     if (tonumber(field) or now) < first then redis.call('HDEL', 'speed', field) end
   end
 end
-spread(units, now - age - math.max(math.min(seconds, 2 * units), 0.001), now - age)
+local ended = math.min(now - age, tonumber(ARGV[5])) -- by the worker's idea of our clock, as we may hear of it late
+spread(units, ended - math.max(math.min(seconds, 2 * units), 0.001), ended)
 
 -- What other programs added since the last batch counts as mined in the last 2 seconds.
 local others = counted and hashes - units - counted or 0
 if others > 0 then spread(others, now - 2, now) end
 redis.call('HSET', 'speed', 'hashes', string.format('%d', hashes))
-return 1
+return clock

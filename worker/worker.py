@@ -63,9 +63,13 @@ DEBUG = os.environ.get("DEBUG", "").lower().startswith("y")
 COUNT = Path(__file__).with_name("count.lua").read_text()
 
 # A Kubernetes Service spreads connections, not requests: kept open, a new rng replica would get no work.
-http = requests.Session()
-http.trust_env = False  # no look-up of proxies and passwords for each request
-http.headers = {"Connection": "close"}
+# Each request is prepared once and sent by requests' adapter: no look-up of proxies, passwords and cookies each time.
+http = requests.adapters.HTTPAdapter()
+CLOSE = {"Connection": "close"}
+DRAW = requests.Request("GET", f"{RNG_URL}/32", CLOSE).prepare()
+HASH = requests.Request(
+    "POST", f"{HASHER_URL}/", CLOSE | {"Content-Type": "application/octet-stream"}, data=bytes(32)
+).prepare()
 
 
 @dataclass
@@ -103,9 +107,9 @@ class Trouble:
             self.cause, self.backoff = None, 0.1
 
 
-def ask(service, method, url, size, **request):
+def ask(service, request, size):
     """Return the body of a 200 answer of exactly `size` bytes; anything else raises OSError or urllib3's HTTPError."""
-    with http.request(method, url, timeout=HTTP_TIMEOUT, stream=True, allow_redirects=False, **request) as response:
+    with http.send(request, stream=True, timeout=HTTP_TIMEOUT) as response:
         body = response.raw.read(size + 1)
     if response.status_code != 200 or len(body) != size:
         raise OSError(f"{service} answered {response.status_code} with {len(body)} bytes, not 200 with {size}")
@@ -134,7 +138,7 @@ class Worker:
             service, started = "rng", time.monotonic()
             try:
                 time.sleep(DELAY)
-                data = ask("rng", "GET", f"{RNG_URL}/32", 32)
+                data = ask("rng", DRAW, 32)
                 troubles["rng"].ends()
                 service = "hasher"
                 with self.hashing:  # held from the post until its unit is in the batch; stop() takes it for good
@@ -151,8 +155,8 @@ class Worker:
 
     def add(self, data, started):
         """Have hasher hash the 32 bytes `data` and add the unit of work begun at `started` (s) to the batch."""
-        headers = {"Content-Type": "application/octet-stream"}
-        digest = ask("hasher", "POST", f"{HASHER_URL}/", 64, data=data, headers=headers).decode("latin-1")
+        HASH.body = data  # 32 bytes like those it was prepared with, so its Content-Length is right
+        digest = ask("hasher", HASH, 64).decode("latin-1")
         if set(digest) - set("0123456789abcdef"):
             raise OSError("hasher answered with 64 characters that are not a hash")
         self.done, batch = self.done + 1, self.batch
@@ -171,13 +175,15 @@ class Worker:
 
     def count(self):
         """Add the batches to Redis in their order, each until Redis says that it has it; None ends it."""
-        trouble = Trouble("redis")
+        trouble, ahead = Trouble("redis"), 1e12  # how far Redis' clock is ahead of ours (s), from its last answer
         for batch in iter(self.pending.get, None):
             coins = [part for coin in batch.coins.items() for part in coin]
             while True:
-                age = time.monotonic() - batch.ended
+                sent = time.monotonic()
+                age, by = sent - batch.ended, batch.ended + ahead
                 try:
-                    db.eval(COUNT, 1, self.name, batch.seq, batch.units, batch.seconds, age, *coins)
+                    clock = db.eval(COUNT, 1, self.name, batch.seq, batch.units, batch.seconds, age, by, *coins)
+                    ahead = float(clock) - sent
                     break
                 except (OSError, redis.RedisError) as error:
                     wait = trouble.begins(error)

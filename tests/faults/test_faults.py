@@ -182,7 +182,7 @@ def test_first_attempt_that_arrives_after_its_retry_counts_nothing(stack):
     with socket.create_connection(("127.0.0.1", stack.ports["redis"])) as late:
         late.sendall(held[0])
         late.settimeout(5)
-        assert late.recv(100) == b":0\r\n"
+        assert late.recv(100)[:1] in (b"+", b"$")  # the time: an answer, and no error
     assert stack.hashes() == counted
     equal(stack)
 

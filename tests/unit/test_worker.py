@@ -69,9 +69,10 @@ def batch(seq=1, units=1, seconds=0.3, coins=None, age=0.0):
     return worker.Batch(seq, units, seconds, coins or {}, time.monotonic() - age)
 
 
-def count(db, name, batch):
+def count(db, name, batch, by=1e12):
     coins = [part for coin in batch.coins.items() for part in coin]
-    return db.eval(worker.COUNT, 1, name, batch.seq, batch.units, batch.seconds, time.monotonic() - batch.ended, *coins)
+    age = time.monotonic() - batch.ended
+    return db.eval(worker.COUNT, 1, name, batch.seq, batch.units, batch.seconds, age, by, *coins)
 
 
 def speeds(db):
@@ -129,6 +130,12 @@ def test_batch_counted_late_belongs_to_the_time_it_was_mined_in(db):
     now = db.time()[0]
     assert all(now - 64 <= second <= now - 59 for second in speeds(db))
     assert sum(speeds(db).values()) == pytest.approx(10, abs=0.01)
+
+
+def test_batch_that_redis_hears_of_late_belongs_to_the_time_it_was_mined_in(db):
+    now = db.time()[0]
+    count(db, "w", batch(units=4, seconds=1), by=now - 20)
+    assert all(now - 22 <= second <= now - 20 for second in speeds(db))
 
 
 def test_speed_of_more_than_300_seconds_ago_is_forgotten(db):
@@ -216,10 +223,11 @@ def test_lost_reply_counts_once(mining, db, monkeypatch):
     send, lost = db.eval, []
 
     def lose(*args):
-        send(*args)
+        answer = send(*args)
         if not lost:
             lost.append(1)
             raise redis.TimeoutError("no reply")
+        return answer
 
     monkeypatch.setattr(db, "eval", lose)
     it, counter = mining()

@@ -34,6 +34,10 @@ def server():
     server.server_close()
 
 
+def get(url):
+    return worker.requests.Request("GET", url, worker.CLOSE).prepare()
+
+
 def answer(body, status="200 OK", length=None):
     return b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (
         status.encode(),
@@ -44,7 +48,7 @@ def answer(body, status="200 OK", length=None):
 
 def test_exact_answer_is_returned(server):
     server.answer = answer(b"x" * 32)
-    assert worker.ask("rng", "GET", server.url, 32) == b"x" * 32
+    assert worker.ask("rng", get(server.url), 32) == b"x" * 32
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_exact_answer_is_returned(server):
 def test_any_other_answer_is_an_error_that_the_worker_handles(server, bad):
     server.answer = bad
     with pytest.raises((OSError, urllib3.exceptions.HTTPError)) as error:
-        worker.ask("rng", "GET", server.url, 32)
+        worker.ask("rng", get(server.url), 32)
     assert worker.Trouble("rng").begins(error.value) <= 0.1
 
 
@@ -68,7 +72,7 @@ def test_nobody_listening_is_an_error_that_the_worker_handles_and_names(caplog):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         with pytest.raises(OSError) as error:
-            worker.ask("rng", "GET", f"http://127.0.0.1:{sock.getsockname()[1]}/", 32)
+            worker.ask("rng", get(f"http://127.0.0.1:{sock.getsockname()[1]}/"), 32)
     worker.Trouble("rng").begins(error.value)
     assert caplog.messages == ["rng: [Errno 111] Connection refused, trying again"]
 
@@ -76,17 +80,16 @@ def test_nobody_listening_is_an_error_that_the_worker_handles_and_names(caplog):
 def test_each_request_has_a_connection_of_its_own(server):
     server.answer = answer(b"x" * 32)
     for _ in range(3):
-        worker.ask("rng", "GET", server.url, 32)
+        worker.ask("rng", get(server.url), 32)
     assert len({request["client"] for request in server.requests}) == 3
     assert {request["Connection"] for request in server.requests} == {"close"}
 
 
-def test_the_bytes_are_posted_as_an_octet_stream(server):
+def test_the_bytes_are_posted_as_an_octet_stream(server, monkeypatch):
     server.answer = answer(b"0" * 64)
     it = worker.Worker()
-    worker.HASHER_URL, before = server.url.rstrip("/"), worker.HASHER_URL
+    monkeypatch.setattr(worker.HASH, "url", server.url)
     it.add(b"y" * 32, 0)
-    worker.HASHER_URL = before
     assert server.requests[0]["Content-Type"] == "application/octet-stream"
     assert server.requests[0]["body"] == b"y" * 32
     assert it.batch.coins == {"0" * 64: b"y" * 32}
@@ -95,4 +98,4 @@ def test_the_bytes_are_posted_as_an_octet_stream(server):
 def test_proxies_and_passwords_of_the_environment_are_not_looked_up(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     server.answer = answer(b"x" * 32)
-    assert worker.ask("rng", "GET", server.url, 32)
+    assert worker.ask("rng", get(server.url), 32)
