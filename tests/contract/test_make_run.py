@@ -10,7 +10,6 @@ import pytest
 import requests
 from processes import ROOT, wait_until
 
-
 ENV = {
     name: value for name, value in os.environ.items() if not name.startswith("MAKE")
 }  # `make test` is not its parent
