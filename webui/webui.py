@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+from contextlib import contextmanager
 
 import gevent
 import redis
@@ -24,6 +25,16 @@ try:  # One more try on a new connection: the old one may have died with a resta
     )
 except ValueError:
     sys.exit(f"REDIS_URL is {URL!r}, but must be an address like redis://HOST:PORT")
+
+
+@contextmanager
+def deadline(seconds):
+    """Raise redis.TimeoutError after `seconds` in all, name resolution and a second try included."""
+    try:
+        with gevent.Timeout(seconds):  # no Exception, so that redis does not take it for a reason to try again
+            yield
+    except gevent.Timeout:
+        raise redis.TimeoutError(f"no answer within {seconds} s") from None
 
 
 @app.get("/")
@@ -48,7 +59,7 @@ def state():
     since = request.args.get("since", type=float)
     if since is None and "since" in request.args or since is not None and not math.isfinite(since):
         raise BadRequest("since must be a number of seconds")
-    with gevent.Timeout(1.5, TimeoutError("no answer within 1.5 s")):  # covers name resolution too
+    with deadline(1.5):
         pipe = db.pipeline(transaction=False).hlen("wallet").get("hashes")
         if since is None:
             coins, hashes = pipe.execute()
@@ -69,7 +80,6 @@ def healthz():
 
 
 @app.errorhandler(redis.RedisError)
-@app.errorhandler(TimeoutError)
 def redis_away(error):
     """Return 503 and the reason."""
     return jsonify(error=f"Redis is away: {error}"), 503

@@ -10,7 +10,8 @@ import time
 
 import pytest
 import redis
-from processes import ROOT, Stack, free_port, wait_until
+import requests
+from processes import LINES, ROOT, Stack, free_port, wait_until
 
 FULL = os.environ.get("FULL") == "1"
 ROUNDS = 10 if FULL else 3
@@ -282,3 +283,19 @@ w.count()
     subprocess.run(["python", "-c", script], env=env, check=True, timeout=60)
     assert stack.hashes() == 4 * 3600
     assert stack.db.hlen("wallet") == 3600
+
+
+def test_name_resolution_that_hangs_is_503_within_2_s(stack, tmp_path):
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.99\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.99", 53))
+        line = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && {LINES['webui']}"
+        with open(stack.logs / "webui.log", "ab") as log:
+            stack.processes["webui"] = subprocess.Popen(
+                ["unshare", "--mount", "bash", "-c", line], cwd=ROOT,
+                env=stack.env | {"REDIS_URL": "redis://redis:6379"}, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        stack.ready()
+        start = time.monotonic()
+        assert requests.get(stack.url("webui", "/json"), timeout=20).status_code == 503
+        assert time.monotonic() - start < 2
