@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import gevent
 import redis
@@ -14,8 +15,9 @@ from redis.retry import Retry
 from werkzeug.exceptions import BadRequest, HTTPException
 
 HISTORY = 250  # seconds that the chart shows (contract: the original's chart)
-SETTLED = 2.1  # seconds after which no worker adds to a moment's speed any more (2 in worker/count.lua, plus the way)
-UPLOT = os.path.join(os.path.dirname(__file__), "node_modules/uplot/dist")
+NEVER = 1e99  # the second from which on to tell no speeds
+FOLDER = Path(__file__).parent
+STATE = FOLDER.joinpath("state.lua").read_text()
 URL = os.environ.get("REDIS_URL", "redis://redis:6379")
 app = Flask(__name__, static_folder="files", static_url_path="")
 
@@ -46,7 +48,7 @@ def index():
 @app.get("/uplot/<path:name>")
 def uplot(name):
     """Return a file of the chart library, which npm installs outside of files/."""
-    return send_from_directory(UPLOT, name)
+    return send_from_directory(FOLDER / "node_modules/uplot/dist", name)
 
 
 @app.get("/json")
@@ -60,17 +62,12 @@ def state():
     if since is None and "since" in request.args or since is not None and not math.isfinite(since):
         raise BadRequest("since must be a number of seconds")
     with deadline(1.5):
-        pipe = db.pipeline(transaction=False).hlen("wallet").get("hashes")
-        if since is None:
-            coins, hashes = pipe.execute()
-            return {"coins": coins, "hashes": hashes, "now": time.time()}
-        coins, hashes, (whole, micro) = pipe.time().execute()
-        clock = whole + micro / 1e6
-        end = math.floor(clock - SETTLED)
-        start = max(math.ceil(since), end - HISTORY)
-        speed = db.hmget("speed", range(start, end)) if start < end else []
-    speed = [None if value is None else round(float(value), 3) for value in speed]
-    return {"coins": coins, "hashes": hashes, "now": time.time(), "clock": clock, "start": start, "speed": speed}
+        coins, hashes, clock, start, speed = db.eval(STATE, 0, NEVER if since is None else since, HISTORY)
+    state = {"coins": coins, "hashes": hashes, "now": time.time()}
+    if since is not None:
+        speed = [None if value is None else round(float(value), 3) for value in speed]
+        state |= {"clock": float(clock), "start": start, "speed": speed}
+    return state
 
 
 @app.get("/healthz")

@@ -67,7 +67,7 @@ def test_redis_away_is_503_and_the_next_request_works(client, db, monkeypatch, e
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(db.pipeline()), "execute", fail)
+        patch.setattr(db, "eval", fail)
         answer = client.get("/json")
         assert answer.status_code == 503
         assert str(error) in answer.json["error"]
