@@ -1,8 +1,7 @@
-"""worker: asks rng for bytes, hasher for their hash, and counts both in Redis. One thread mines, another one counts."""
+"""worker: asks rng for bytes and hasher for their hash, and counts hashes and coins in Redis."""
 
 import logging
 import os
-import queue
 import random
 import secrets
 import signal
@@ -10,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,8 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 HTTP_TIMEOUT = (3, 30)  # seconds to connect, and to wait in rng's queue
-BACKLOG = 3600  # batches kept while Redis is away: an hour of them
-HEARTBEAT = Path(tempfile.gettempdir(), "worker-heartbeat")  # touched in each round, for the liveness probe
+BACKLOG = 50_000  # coins kept while Redis is away (10 MB): three days of them, or 20 minutes without the delays
+HEARTBEAT = Path(tempfile.gettempdir(), "worker-heartbeat")  # touched for each unit, for the liveness probe
 log = logging.getLogger("worker")
 
 
@@ -51,7 +51,7 @@ def http_url(text):
 
 
 def connect(url):
-    """Return a client of the Redis at `url`, or raise ValueError. It does not retry by itself: count() does."""
+    """Return a client of the Redis at `url`, or raise ValueError. It does not retry: persist() does."""
     return redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
 
 
@@ -72,152 +72,140 @@ HASH = requests.Request(
 ).prepare()
 
 
+class Trouble(Exception):
+    """What is needed does not do as it should: its name, and why."""
+
+
+@contextmanager
+def asking(service):
+    """Raise Trouble for whatever error comes from the block that asks `service`."""
+    try:
+        yield
+    except (OSError, urllib3.exceptions.HTTPError, redis.RedisError) as error:
+        while error.__context__:  # what requests and redis wrap is the short and telling part
+            error = error.__context__
+        raise Trouble(service, str(error) or type(error).__name__) from None
+
+
+def ask(service, request, size):
+    """Return the body of a 200 answer of exactly `size` bytes; anything else raises Trouble."""
+    with asking(service):
+        with http.send(request, stream=True, timeout=HTTP_TIMEOUT) as response:
+            body = response.raw.read(size + 1)
+        if response.status_code != 200 or len(body) != size:
+            raise OSError(f"answered {response.status_code} with {len(body)} bytes, not 200 with {size}")
+    return body
+
+
 @dataclass
 class Batch:
     """Units of work done and not yet counted: how many, in how many seconds, the coins among them, and until when."""
 
-    seq: int = 1
+    number: int = 1
     units: int = 0
     seconds: float = 0
-    coins: dict = field(default_factory=dict)
+    coins: list = field(default_factory=list)  # hash, bytes, hash, bytes...
     ended: float = 0
 
 
-class Trouble:
-    """Logs one line when something goes wrong or fails in another way, and one when it is over."""
-
-    def __init__(self, what):
-        self.what, self.cause, self.backoff = what, None, 0.1
-
-    def begins(self, error):
-        """Log `error` unless it is known, and return how long to wait (s): 0.1 to 2, doubled each time, with jitter."""
-        while error.__context__:  # what requests and redis wrap is the short and telling part
-            error = error.__context__
-        cause = str(error) or type(error).__name__
-        if cause != self.cause:
-            log.warning("%s: %s, trying again", self.what, cause)
-        wait = random.uniform(self.backoff / 2, self.backoff)
-        self.cause, self.backoff = cause, min(self.backoff * 2, 2)
-        return wait
-
-    def ends(self):
-        """Log that it is over, if it had begun."""
-        if self.cause:
-            log.warning("%s is back", self.what)
-            self.cause, self.backoff = None, 0.1
-
-
-def ask(service, request, size):
-    """Return the body of a 200 answer of exactly `size` bytes; anything else raises OSError or urllib3's HTTPError."""
-    with http.send(request, stream=True, timeout=HTTP_TIMEOUT) as response:
-        body = response.raw.read(size + 1)
-    if response.status_code != 200 or len(body) != size:
-        raise OSError(f"{service} answered {response.status_code} with {len(body)} bytes, not 200 with {size}")
-    return body
-
-
 class Worker:
-    """What the two threads share. A unit of work is in `batch`, then in `pending`, then in Redis, so never lost."""
+    """One thread mines, another counts. A unit of work is in the batch that grows, then in the one that is counted."""
 
     def __init__(self):
         self.name = secrets.token_hex(8)  # new for each process: its batches are numbered from 1
-        self.batch, self.pending = Batch(), queue.SimpleQueue()
+        self.batch, self.lock = Batch(), threading.Lock()
         self.done = self.counted = 0  # units of work
-        self.stopping, self.hashing = threading.Event(), threading.Lock()
+        self.ahead = 1e12  # how far Redis' clock is ahead of ours (s), from its last answer
+        self.stopping, self.mined = threading.Event(), threading.Event()
+
+    def persist(self, action):
+        """Do `action` until it works, with 0.1 to 2 s in between; log each new trouble once, and its end."""
+        troubles, backoff = {}, 0.1
+        while True:
+            try:
+                action()
+                break
+            except Trouble as error:
+                service, cause = error.args
+                if troubles.get(service) != cause:
+                    log.warning("%s: %s, trying again", service, cause)
+                troubles[service] = cause
+                if self.stopping.wait(random.uniform(backoff / 2, backoff)):
+                    time.sleep(0.05)
+                backoff = min(backoff * 2, 2)
+        for service in troubles:
+            log.warning("%s is back", service)
 
     def mine(self):
-        """Do units of work until stopped, and hand over what is done: at once, then about once a second."""
-        troubles = {name: Trouble(name) for name in ("rng", "hasher", "mining")}
-        count_at = 0
+        """Do units of work until stopped."""
         while not self.stopping.is_set():
-            HEARTBEAT.touch()
-            if self.pending.qsize() >= BACKLOG:
-                self.stopping.wait(troubles["mining"].begins(OSError("backlog full until redis is back")))
-                continue
-            troubles["mining"].ends()
-            service, started = "rng", time.monotonic()
-            try:
-                time.sleep(DELAY)
-                data = ask("rng", DRAW, 32)
-                troubles["rng"].ends()
-                service = "hasher"
-                with self.hashing:  # held from the post until its unit is in the batch; stop() takes it for good
-                    self.add(data, started)
-                    if self.batch.ended >= count_at:
-                        self.hand_over()
-                        count_at = time.monotonic() + 1
-                troubles["hasher"].ends()
-            except (OSError, urllib3.exceptions.HTTPError) as error:
-                wait = troubles[service].begins(error)
-                with self.hashing:
-                    self.hand_over()
-                self.stopping.wait(wait)
+            self.persist(self.work)
 
-    def add(self, data, started):
-        """Have hasher hash the 32 bytes `data` and add the unit of work begun at `started` (s) to the batch."""
+    def work(self):
+        """Do one unit of work."""
+        HEARTBEAT.touch()
+        if len(self.batch.coins) >= 2 * BACKLOG:
+            raise Trouble("mining", "backlog full until redis is back")
+        started = time.monotonic()
+        time.sleep(DELAY)
+        data = ask("rng", DRAW, 32)
+        if self.stopping.is_set():
+            return
         HASH.body = data  # 32 bytes like those it was prepared with, so its Content-Length is right
-        digest = ask("hasher", HASH, 64).decode("latin-1")
-        if set(digest) - set("0123456789abcdef"):
-            raise OSError("hasher answered with 64 characters that are not a hash")
-        self.done, batch = self.done + 1, self.batch
-        batch.units, batch.ended = batch.units + 1, time.monotonic()
-        batch.seconds += batch.ended - started
-        log.debug("One unit of work: %s...", digest[:8])
-        if digest.startswith("0"):
-            batch.coins[digest] = data
-            log.info("Coin found: %s...", digest[:8])
+        digest = ask("hasher", HASH, 64)
+        if digest.strip(b"0123456789abcdef"):
+            raise Trouble("hasher", "answered with 64 characters that are not a hash")
+        self.add(digest.decode(), data, started)
 
-    def hand_over(self):
-        """Put the batch, unless empty, into the queue of those to count, and open the next one."""
-        if self.batch.units:
-            batch, self.batch = self.batch, Batch(self.batch.seq + 1)
-            self.pending.put(batch)
+    def add(self, digest, data, started):
+        """Add the unit of work that was begun at `started` (s) and made `digest` out of `data` to the batch."""
+        log.debug("One unit of work: %s...", digest[:8])
+        with self.lock:
+            batch = self.batch
+            batch.units, batch.ended, self.done = batch.units + 1, time.monotonic(), self.done + 1
+            batch.seconds += batch.ended - started
+            if digest.startswith("0"):
+                batch.coins += digest, data
+                log.info("Coin found: %s...", digest[:8])
 
     def count(self):
-        """Add the batches to Redis in their order, each until Redis says that it has it; None ends it."""
-        trouble, ahead = Trouble("redis"), 1e12  # how far Redis' clock is ahead of ours (s), from its last answer
-        for batch in iter(self.pending.get, None):
-            coins = [part for coin in batch.coins.items() for part in coin]
-            while True:
-                sent = time.monotonic()
-                age, by = sent - batch.ended, batch.ended + ahead
-                try:
-                    clock = db.eval(COUNT, 1, self.name, batch.seq, batch.units, batch.seconds, age, by, *coins)
-                    ahead = float(clock) - sent
-                    break
-                except (OSError, redis.RedisError) as error:
-                    wait = trouble.begins(error)
-                    if self.stopping.wait(wait):
-                        time.sleep(0.05)
-            trouble.ends()
-            self.counted += batch.units
-            log.info("%d units of work done, updating hash counter", batch.units)
+        """Add what is done to Redis: the first unit at once, then about once a second, at the end what is left."""
+        mined = False
+        while not mined:
+            mined = self.mined.wait(1 if self.counted else 0.02)
+            with self.lock:
+                batch, self.batch = self.batch, Batch(self.batch.number + 1)
+            if batch.units:
+                self.persist(lambda batch=batch: self.send(batch))
+                self.counted += batch.units
+                log.info("%d units of work done, updating hash counter", batch.units)
 
-    def stop(self, counter):
-        """Wait 0.5 s for a hash that was posted and 1 s for `counter` to count what is done; a draw is given up."""
+    def send(self, batch):
+        """Add `batch` to Redis, which does it once, however often it is sent."""
+        sent = time.monotonic()
+        numbers = batch.number, batch.units, batch.seconds, sent - batch.ended, batch.ended + self.ahead
+        with asking("redis"):
+            clock = db.eval(COUNT, 1, self.name, *numbers, *batch.coins)
+        self.ahead = float(clock) - sent
+
+    def run(self, signals):
+        """Mine until one of `signals`. Then a draw is given up, a hash that was posted has 0.5 s, counting 1 s."""
+        miner, counter = (threading.Thread(target=each, daemon=True) for each in (self.mine, self.count))
+        miner.start()
+        counter.start()
+        signal.sigwait(signals)
         self.stopping.set()
-        self.hashing.acquire(timeout=0.5)
-        self.hand_over()
-        self.pending.put(None)
+        miner.join(0.5)
+        self.mined.set()
         counter.join(1)
         if self.done != self.counted:
             log.error("%d units of work stay uncounted", self.done - self.counted)
 
 
-def main():
-    """Mine until SIGTERM or SIGINT."""
+if __name__ == "__main__":
     logging.basicConfig()
     log.setLevel(logging.DEBUG if DEBUG else logging.INFO)
     signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for all threads: main waits for them below
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for all threads: run() waits for them
     threading.excepthook = lambda bug: (threading.__excepthook__(bug), os.kill(os.getpid(), signal.SIGTERM))
-    worker = Worker()
-    counter = threading.Thread(target=worker.count, daemon=True)
-    counter.start()
-    threading.Thread(target=worker.mine, daemon=True).start()
-    signal.sigwait(signals)
-    worker.stop(counter)
-
-
-if __name__ == "__main__":
-    main()
+    Worker().run(signals)

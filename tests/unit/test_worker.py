@@ -39,23 +39,28 @@ def services(monkeypatch):
 
 
 @pytest.fixture
-def mining(db, services, caplog):
-    """Starts a worker's two threads, stops them at the end."""
+def mining(db, services, caplog, monkeypatch):
+    """Starts a worker, and returns it and a function that stops it as SIGTERM does; all are stopped at the end."""
     caplog.set_level(logging.DEBUG, "worker")
-    started = []
+    stops = []
 
     def start():
-        it = worker.Worker()
-        counter = threading.Thread(target=it.count, daemon=True)
-        threading.Thread(target=it.mine, daemon=True).start()
-        counter.start()
-        started.append((it, counter))
-        return it, counter
+        it, asked = worker.Worker(), threading.Event()
+        running = threading.Thread(target=it.run, args=[asked])
 
+        def stop():
+            asked.set()
+            running.join(5)
+            assert not running.is_alive()
+
+        running.start()
+        stops.append(stop)
+        return it, stop
+
+    monkeypatch.setattr(worker.signal, "sigwait", lambda asked: asked.wait())
     yield start
-    for it, counter in started:
-        if not it.stopping.is_set():
-            it.stop(counter)
+    for stop in stops:
+        stop()
 
 
 def until(condition):
@@ -65,14 +70,13 @@ def until(condition):
         time.sleep(0.005)
 
 
-def batch(seq=1, units=1, seconds=0.3, coins=None, age=0.0):
-    return worker.Batch(seq, units, seconds, coins or {}, time.monotonic() - age)
+def batch(number=1, units=1, seconds=0.3, coins=None, age=0.0):
+    return worker.Batch(number, units, seconds, coins or [], time.monotonic() - age)
 
 
 def count(db, name, batch, by=1e12):
-    coins = [part for coin in batch.coins.items() for part in coin]
     age = time.monotonic() - batch.ended
-    return db.eval(worker.COUNT, 1, name, batch.seq, batch.units, batch.seconds, age, by, *coins)
+    return db.eval(worker.COUNT, 1, name, batch.number, batch.units, batch.seconds, age, by, *batch.coins)
 
 
 def speeds(db):
@@ -80,13 +84,13 @@ def speeds(db):
 
 
 def test_batch_is_counted_with_its_coins(db):
-    count(db, "w", batch(units=4, coins={COIN: DATA}))
+    count(db, "w", batch(units=4, coins=[COIN, DATA]))
     assert db.get("hashes") == b"4"
     assert db.hgetall("wallet") == {COIN.encode(): DATA}
 
 
 def test_batch_is_counted_once_however_often_and_late_it_is_sent(db):
-    first, second = batch(units=4), batch(seq=2, units=3)
+    first, second = batch(units=4), batch(number=2, units=3)
     for sent in (first, first, second, first, second):
         count(db, "w", sent)
     assert db.get("hashes") == b"7"
@@ -94,8 +98,8 @@ def test_batch_is_counted_once_however_often_and_late_it_is_sent(db):
 
 
 def test_batches_of_two_workers_do_not_shadow_each_other(db):
-    count(db, "a", batch(seq=9))
-    count(db, "b", batch(seq=1))
+    count(db, "a", batch(number=9))
+    count(db, "b", batch(number=1))
     assert db.get("hashes") == b"2"
 
 
@@ -104,14 +108,14 @@ def test_batch_is_stored_whole_or_not_at_all(db, key):
     db.rpush(key, "of another type")
     before = {k: db.dump(k) for k in db.scan_iter()}
     with pytest.raises(redis.ResponseError):
-        count(db, "w", batch(coins={COIN: DATA}))
+        count(db, "w", batch(coins=[COIN, DATA]))
     assert {k: db.dump(k) for k in db.scan_iter()} == before
 
 
 def test_other_programs_may_add_to_the_counter(db):
     count(db, "w", batch(units=4))
     db.incrby("hashes", 10)
-    count(db, "w", batch(seq=2, units=4))
+    count(db, "w", batch(number=2, units=4))
     assert db.get("hashes") == b"18"
     assert sum(speeds(db).values()) == pytest.approx(18, abs=0.01)
 
@@ -120,7 +124,7 @@ def test_other_programs_may_add_to_the_counter(db):
 def test_reset_counter_is_no_spike_and_no_negative_speed(db, reset):
     count(db, "w", batch(units=400, seconds=120, age=1))
     db.flushall() if reset == "flush" else db.set("hashes", 0)
-    count(db, "w", batch(seq=2, units=4, seconds=1.2))
+    count(db, "w", batch(number=2, units=4, seconds=1.2))
     assert db.get("hashes") == b"4"
     assert all(0 <= speed < 5 for speed in speeds(db).values())
 
@@ -183,7 +187,7 @@ def test_answer_that_is_no_hash_is_no_unit_of_work(mining, db, services, caplog,
 @pytest.mark.parametrize("service", ["rng", "hasher"])
 def test_trouble_is_one_line_and_its_end_another(mining, db, services, caplog, service):
     good = services[service]
-    services[service] = OSError("Connection refused")
+    services[service] = worker.Trouble(service, "Connection refused")
     it, _ = mining()
     time.sleep(0.6)  # several tries
     assert [m for m in caplog.messages if service in m] == [f"{service}: Connection refused, trying again"]
@@ -193,14 +197,34 @@ def test_trouble_is_one_line_and_its_end_another(mining, db, services, caplog, s
     assert f"{service} is back" in caplog.messages
 
 
-def test_back_off_goes_from_a_tenth_to_two_seconds_with_jitter():
-    trouble = worker.Trouble("rng")
-    waits = [trouble.begins(OSError("x")) for _ in range(20)]
+def test_back_off_goes_from_a_tenth_to_two_seconds_with_jitter(monkeypatch):
+    it, waits = worker.Worker(), []
+    monkeypatch.setattr(it.stopping, "wait", waits.append)
+
+    def fail_20_times():
+        if len(waits) < 20:
+            raise worker.Trouble("rng", "away")
+
+    it.persist(fail_20_times)
     assert 0.05 <= waits[0] <= 0.1
     assert all(1 <= wait <= 2 for wait in waits[5:])
     assert len(set(waits[5:])) > 1
-    trouble.ends()
-    assert trouble.begins(OSError("x")) <= 0.1
+    waits.clear()
+    it.persist(fail_20_times)
+    assert waits[0] <= 0.1
+
+
+def test_trouble_after_trouble_is_told_apart(caplog):
+    it = worker.Worker()
+    turns = iter([("rng", "refused"), ("rng", "refused"), ("rng", "500"), ("hasher", "403"), None])
+
+    def act():
+        if turn := next(turns):
+            raise worker.Trouble(*turn)
+
+    it.persist(act)
+    again = [f"{what}, trying again" for what in ("rng: refused", "rng: 500", "hasher: 403")]
+    assert caplog.messages == [*again, "rng is back", "hasher is back"]
 
 
 def test_redis_away_loses_nothing_and_does_not_stop_mining(mining, db, monkeypatch, caplog):
@@ -209,11 +233,11 @@ def test_redis_away_loses_nothing_and_does_not_stop_mining(mining, db, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(db, "eval", fail)
-        it, counter = mining()
-        until(lambda: it.pending.qsize() >= 2)
+        it, stop = mining()
+        until(lambda: it.done >= 5)
         assert it.counted == 0
     until(lambda: it.counted)
-    it.stop(counter)
+    stop()
     assert int(db.get("hashes")) == it.done == it.counted
     assert sum("redis: away" in m for m in caplog.messages) == 1
     assert "redis is back" in caplog.messages
@@ -230,35 +254,35 @@ def test_lost_reply_counts_once(mining, db, monkeypatch):
         return answer
 
     monkeypatch.setattr(db, "eval", lose)
-    it, counter = mining()
+    it, stop = mining()
     until(lambda: it.counted >= 2)
-    it.stop(counter)
+    stop()
     assert lost
     assert int(db.get("hashes")) == it.done
 
 
 def test_full_backlog_stops_mining_and_says_so(mining, db, monkeypatch, caplog):
-    monkeypatch.setattr(worker, "BACKLOG", 2)
+    monkeypatch.setattr(worker, "BACKLOG", 3)
 
     def fail(*_):
         raise redis.ConnectionError("away")
 
     with monkeypatch.context() as patch:
         patch.setattr(db, "eval", fail)
-        it, counter = mining()
-        until(lambda: it.pending.qsize() >= 2 and FULL in caplog.messages)
+        it, stop = mining()
+        until(lambda: FULL in caplog.messages)
         done = it.done
         time.sleep(0.3)
         assert it.done == done
     until(lambda: "mining is back" in caplog.messages and it.done > done)
-    it.stop(counter)
+    stop()
     assert int(db.get("hashes")) == it.done
 
 
 def test_stop_counts_what_is_done(mining, db):
-    it, counter = mining()
+    it, stop = mining()
     until(lambda: it.done > 5)
-    it.stop(counter)
+    stop()
     assert int(db.get("hashes")) == it.done == it.counted
 
 
@@ -267,17 +291,17 @@ def test_stop_with_redis_away_says_how_many_units_stay_uncounted(mining, db, mon
         raise redis.ConnectionError("away")
 
     monkeypatch.setattr(db, "eval", fail)
-    it, counter = mining()
+    it, stop = mining()
     until(lambda: it.done)
     start = time.monotonic()
-    it.stop(counter)
+    stop()
     assert time.monotonic() - start < 2
     assert f"{it.done} units of work stay uncounted" in caplog.messages
 
 
 def test_heartbeat_goes_on_while_services_are_away(mining, services, monkeypatch, tmp_path):
     monkeypatch.setattr(worker, "HEARTBEAT", tmp_path / "beat")
-    services["rng"] = OSError("away")
+    services["rng"] = worker.Trouble("rng", "away")
     mining()
     until(worker.HEARTBEAT.exists)
     before = worker.HEARTBEAT.stat().st_mtime_ns
