@@ -53,6 +53,7 @@ def test_make_run_mines_with_as_many_workers_as_asked_for_and_ctrl_c_leaves_noth
     output, _ = make.communicate(timeout=10)
     assert time.monotonic() - start < 2
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family), 5, f"nothing is left of {family}")
+    assert "stay uncounted" not in output
     assert "DockerCoins is at http://localhost:8000\n" in output
     assert {"worker.1", "worker.2"} <= {line.split("|")[0].split()[-1] for line in output.splitlines() if "|" in line}
 
