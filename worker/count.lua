@@ -15,7 +15,8 @@ for i = 6, #ARGV, 2 do redis.call('HSET', 'wallet', ARGV[i], ARGV[i + 1]) end
 redis.call('SET', batch_key, seq, 'EX', 86400)
 
 -- The chart's past: in the hash `speed`, for each second of Redis' clock, the hashes of that second. A batch is spread
--- evenly over the time its units took, at most 2 s each, so a steady worker is a flat line whatever its batches are.
+-- evenly over the time its units took, at most 2 s each, so a steady worker is a flat line whatever its batches are; and
+-- around the moments when they were done, half a unit before and behind, so those waiting for rng do not count too early.
 local first = math.floor(now) - 300
 local function spread(amount, from, to)
   for second = math.max(math.floor(from), first), math.floor(to) do
@@ -29,7 +30,8 @@ if redis.call('HEXISTS', 'speed', string.format('%d', now)) == 0 then -- once a 
   end
 end
 local ended = math.min(now - age, tonumber(ARGV[5])) -- by the worker's idea of our clock, as we may hear of it late
-spread(units, ended - math.max(math.min(seconds, 2 * units), 0.001), ended)
+local unit = math.max(math.min(seconds / units, 2), 0.0001)
+spread(units, ended - (units - 0.5) * unit, ended + 0.5 * unit)
 
 -- What other programs added since the last batch counts as mined in the last 2 seconds.
 local others = counted and hashes - units - counted or 0

@@ -5,11 +5,12 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 import requests
-from processes import ROOT, wait_until
+from processes import ROOT, free_port, wait_until
 
 SCREENSHOTS = ROOT / "tests/screenshots"
 MINING = "document.getElementById('state').textContent === 'Mining.'"
-FOUR = [f"worker.{i}" for i in (2, 3, 4)]
+FOUR = [f"worker.{i}" for i in (2, 3, 4)]  # with the first one
+SIX = [f"worker.{i}" for i in range(5, 11)]  # more: ten in all
 
 
 def plotted(page):
@@ -123,9 +124,10 @@ def test_chart_stands_still_for_those_who_want_no_motion(stack, open_page):
 # The truth
 
 
-def test_steady_worker_is_a_flat_line(stack, page):
+def assert_flat(stack, page, begin):
+    """Assert that for 5 s from `begin` on the line stays within 5 % of the counter's rate, in one of three tries."""
     for _ in range(3):  # noise of the machine may bend the line, and the truth with it
-        begin = max(stack.began + 10, time.time())
+        begin = max(begin, time.time())
         wait_until(lambda begin=begin: page.wait_for_timeout(50) or time.time() >= begin, 11, "10 s after the start")
         true = stack.rate(5)
         end = time.time()
@@ -135,6 +137,10 @@ def test_steady_worker_is_a_flat_line(stack, page):
         if all(speed is not None and abs(speed - true) < 0.05 * true for speed in speeds):
             return
     raise AssertionError(f"{speeds}, truly {true}")
+
+
+def test_steady_worker_is_a_flat_line(stack, page):
+    assert_flat(stack, page, stack.began + 10)
 
 
 def test_value_under_the_pointer_is_told(page):
@@ -159,6 +165,14 @@ def test_more_workers_show_fully_within_5_s(stack, page):
     assert_sane(page)
 
 
+def test_ten_workers_are_a_flat_line_10_s_later(stack, page):
+    stack.start(*SIX)
+    wait_until(lambda: all("units of work done" in stack.log(name) for name in SIX), 10, "all workers count")
+    assert_flat(stack, page, time.time() + 10)
+    for name in SIX:
+        stack.stop(name)
+
+
 def test_numbers_are_those_of_redis(stack, page):
     before = stack.hashes()
     wait_for(page, "(n) => Number(hashes.textContent.replace(',', '')) >= n", arg=before)
@@ -174,6 +188,20 @@ def test_page_opened_later_shows_the_same_past(stack, page, open_page):
     old, new = plotted(page), plotted(late)
     assert len(old) > 10
     assert all(old[t] == new[t] for t in old.keys() & new.keys()) and len(old.keys() ^ new.keys()) <= 4
+
+
+def test_another_replica_of_webui_shows_the_same_past(stack, page, open_page):
+    port = str(free_port())
+    stack.start("webui.2", WEBUI_PORT=port)
+    address = stack.url("webui").replace(str(stack.ports["webui"]), port)
+    wait_until(lambda: requests.get(address, timeout=1).ok, 10, "the second webui answers")
+    other = open_page(address)
+    wait_for(other, MINING)
+    here, there = plotted(page), plotted(other)
+    assert len(here) > 20
+    assert all(here[t] == there[t] for t in here.keys() & there.keys()) and len(here.keys() ^ there.keys()) <= 4
+    other.close()
+    stack.stop("webui.2")
 
 
 @pytest.mark.parametrize("width", [360, 1000, 2560])
@@ -278,8 +306,14 @@ def test_announcements_are_rare(page):
 # The original
 
 
-def test_original_page_finds_the_fields_it_knows(stack):
-    assert requests.get(stack.url("webui", "/json"), timeout=5).json().keys() == {"coins", "hashes", "now"}
+def test_original_page_finds_the_fields_that_it_reckons_with(page):
+    """It asks for `json` each second, and divides the growth of `hashes` by that of `now`."""
+    ask = "async () => (await fetch('json')).json()"
+    first = page.evaluate(ask)
+    assert first.keys() == {"coins", "hashes", "now"}
+    wait_clock(page, 5)
+    last = page.evaluate(ask)
+    assert 2 <= (int(last["hashes"]) - int(first["hashes"])) / (last["now"] - first["now"]) <= 4.5
 
 
 def test_page_works_on_an_original_webui(old_page):
