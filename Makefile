@@ -5,7 +5,7 @@ SERVICES := rng hasher webui worker
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-docker test-k8s test-faults lint audit lock check ports
+.PHONY: run test test-docker test-k8s test-faults test-docs bench lint audit lock check ports
 
 run: .venv/run.stamp webui/node_modules ports
 	@echo "DockerCoins is at http://localhost:8000"
@@ -14,7 +14,7 @@ run: .venv/run.stamp webui/node_modules ports
 test: .venv/test.stamp webui/node_modules
 	pytest -q tests/unit tests/contract tests/chart
 
-test-docker test-k8s test-faults: test-%: .venv/test.stamp webui/node_modules
+test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp webui/node_modules
 	pytest -q tests/$*
 
 lint: .venv/test.stamp
