@@ -9,9 +9,13 @@ import sys  # noqa: E402
 
 from gunicorn.glogging import Logger  # noqa: E402
 
-port = os.environ.get("PORT", "80")
-if not (port.isascii() and port.isdecimal() and len(port) < 6 and 1 <= int(port) <= 65535):
-    sys.exit(f"PORT is {port!r}, but must be a whole number from 1 to 65535")
+
+def number(name, default, highest):
+    """Return the environment variable `name` as a whole number from 1 to `highest`, or end gunicorn with one line."""
+    text = os.environ.get(name, default)
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= highest):
+        sys.exit(f"{name} is {text!r}, but must be a whole number from 1 to {highest}")
+    return int(text)
 
 
 class AccessLog(Logger):
@@ -22,7 +26,7 @@ class AccessLog(Logger):
             super().access(resp, req, environ, request_time)
 
 
-bind = f"0.0.0.0:{port}"
+bind = f"0.0.0.0:{number('PORT', '80', 65535)}"
 worker_class = "gevent"
 workers = 2
 preload_app = True  # a wrong setting ends gunicorn with its one line, and memory is shared
@@ -36,7 +40,7 @@ if os.path.isdir("/dev/shm"):
 
 # In an image started as root: bind port 80 as root, serve as the user that the Dockerfile names.
 if os.geteuid() == 0 and "SERVE_AS_UID" in os.environ:
-    user = group = int(os.environ["SERVE_AS_UID"])
+    user = group = number("SERVE_AS_UID", "", 65534)
     initgroups = True
 
     def post_fork(server, worker):

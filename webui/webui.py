@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import time
 from contextlib import contextmanager
@@ -21,12 +22,13 @@ STATE = FOLDER.joinpath("state.lua").read_text()
 URL = os.environ.get("REDIS_URL", "redis://redis:6379")
 app = Flask(__name__, static_folder="files", static_url_path="")
 
-try:  # One more try on a new connection: the old one may have died with a restarted Redis.
-    db = redis.Redis.from_url(
-        URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1)
-    )
-except ValueError:
+HOST = r"(([\w-]{1,63}\.)*[\w-]{1,63}|\[[\da-f:.]+\])(:(?P<port>\d{1,5}))?"  # a name or an address, and a port
+found = re.fullmatch(rf"redis://([!-.0-?A-~]*@)?{HOST}(/\d*)?", URL, re.ASCII)  # with a password, a database
+if not found or not 1 <= int(found["port"] or 80) <= 65535:
     sys.exit(f"REDIS_URL is {URL!r}, but must be an address like redis://HOST:PORT")
+# One more try on a new connection: the old one may have died with a restarted Redis.
+retry = Retry(NoBackoff(), 1)
+db = redis.Redis.from_url(URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1, retry=retry)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import re
 import secrets
 import signal
 import sys
@@ -12,7 +13,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import redis
 import requests
@@ -23,6 +23,7 @@ from redis.retry import Retry
 HTTP_TIMEOUT = (3, 30)  # seconds to connect, and to wait in rng's queue
 BACKLOG = 50_000  # coins kept while Redis is away (10 MB): three days of them, or 20 minutes without the delays
 HEARTBEAT = Path(tempfile.gettempdir(), "worker-heartbeat")  # touched for each unit, for the liveness probe
+HOST = r"(([\w-]{1,63}\.)*[\w-]{1,63}|\[[\da-f:.]+\])(:(?P<port>\d{1,5}))?"  # a name or an address, and a port
 log = logging.getLogger("worker")
 
 
@@ -42,16 +43,22 @@ def seconds(text):
     return float(text)
 
 
+def expect(url, pattern):
+    """Raise ValueError unless `url` is like `pattern` from end to end, with a port that there can be."""
+    found = re.fullmatch(pattern, url, re.ASCII)
+    if not found or not 1 <= int(found["port"] or 80) <= 65535:
+        raise ValueError
+
+
 def http_url(text):
     """Return `text` without a closing slash if it is an http address, or raise ValueError."""
-    parts = urlsplit(text)
-    if parts.scheme != "http" or not parts.hostname or parts.port == 0 or parts.query or parts.fragment:
-        raise ValueError
+    expect(text, f"http://{HOST}/?")
     return text.rstrip("/")
 
 
 def connect(url):
     """Return a client of the Redis at `url`, or raise ValueError. It does not retry: persist() does."""
+    expect(url, rf"redis://([!-.0-?A-~]*@)?{HOST}(/\d*)?")  # with a password, a database
     return redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
 
 
