@@ -21,7 +21,7 @@ lint: .venv/test.stamp
 	ruff check . && ruff format --check .
 
 audit: .venv/test.stamp # known weaknesses of what is pinned; asks the advisory database
-	for s in $(SERVICES); do pip-audit --disable-pip -r $$s/requirements.txt || exit; done
+	for s in $(SERVICES); do pip-audit --strict --disable-pip -r $$s/requirements.txt || exit; done
 
 check:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.11 or newer"; exit 1; }

@@ -53,7 +53,7 @@ def expect(url, pattern):
 def http_url(text):
     """Return `text` without a closing slash if it is an http address, or raise ValueError."""
     expect(text, f"http://{HOST}/?")
-    return text.rstrip("/")
+    return requests.Request("GET", text).prepare().url.rstrip("/")  # InvalidURL is a ValueError
 
 
 def connect(url):

@@ -1,5 +1,6 @@
 """The running application: what it answers, how fast it mines, what it may not do, and what it survives."""
 
+import json
 import os
 import re
 import secrets
@@ -10,6 +11,7 @@ from datetime import datetime
 
 import pytest
 from engine import (
+    DOCKER,
     PORTS,
     ROOT,
     SERVICES,
@@ -21,9 +23,11 @@ from engine import (
     inspect,
     logs,
     processes,
+    run,
     state,
     wait,
     web,
+    works,
 )
 
 NOISE = 1.005  # a limit may be passed by what a measurement of 15 s can be wrong
@@ -113,7 +117,16 @@ def test_webui_leads_to_its_page_which_is_edited_in_place(app):
 
 
 def test_redis_is_reached_by_the_application_alone(app):
-    assert inspect(only(app, "redis"), "{{json .HostConfig.PortBindings}}") in ("{}", "null")
+    redis = only(app, "redis")
+    assert inspect(redis, "{{json .HostConfig.PortBindings}}") in ("{}", "null")
+    ((network, end),) = json.loads(inspect(redis, "{{json .NetworkSettings.Networks}}")).items()
+
+    def ping(*on):
+        command = ("--entrypoint", "timeout", "redis:8-alpine", "2", "redis-cli", "-h", end["IPAddress"], "ping")
+        return DOCKER, "run", "--rm", *on, *command
+
+    assert run(*ping("--network", network)) == "PONG"
+    assert not works(*ping()), "reached from the network that containers of others are in"
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -16,7 +16,7 @@ HTTP = ("rng", "hasher", "webui")
 CODE = {
     "rng": {"rng.py", "gunicorn.conf.py"},
     "hasher": {"hasher.py", "gunicorn.conf.py"},
-    "webui": {"webui.py", "gunicorn.conf.py"},
+    "webui": {"webui.py", "state.lua", "gunicorn.conf.py"},
     "worker": {"worker.py", "count.lua"},
 }
 

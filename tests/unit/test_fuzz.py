@@ -61,7 +61,9 @@ number = st.one_of(
 host = st.one_of(
     anything,
     st.text(st.sampled_from(list("az09.-_%[]:*é\xad\u3002")), max_size=10),
-    st.sampled_from(["redis", "a" * 64, "a..b", ".", "[::1]", "[fe80::1%25lo]", "h%00", "%ff", "1.2.3.4"]),
+    st.sampled_from(
+        ["redis", "a" * 64, "a..b", ".", "[::1]", "[fe80::1%25lo]", "[:]", "[abc]", "h%00", "%ff", "1.2.3.4"]
+    ),
 )
 option = st.tuples(
     st.sampled_from(["foo", "db", "port", "host", "socket_timeout", "retry", "ssl", "protocol", "connection_class"]),
@@ -119,6 +121,11 @@ def test_any_setting_starts_the_service_or_ends_it_with_one_line(service, name):
     @settings(max_examples=150, deadline=None)
     @given(value=SETTINGS[service, name])
     @example(value="")
+    @example(value="1e400")
+    @example(value="http://[:]")
+    @example(value="http://r ng")
+    @example(value="redis://a..b")
+    @example(value="redis://redis?retry=1")
     def check(value):
         with (
             patch.dict(os.environ, {name: value}),

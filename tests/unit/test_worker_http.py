@@ -97,3 +97,10 @@ def test_proxies_and_passwords_of_the_environment_are_not_looked_up(server, monk
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     server.answer = answer(b"x" * 32)
     assert worker.ask("rng", get(server.url), 32)
+
+
+def test_silence_is_trouble_once_the_time_is_up(monkeypatch):
+    monkeypatch.setattr(worker, "HTTP_TIMEOUT", (1, 0.1))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(worker.Trouble) as error:
+        worker.ask("rng", get(f"http://127.0.0.1:{silent.getsockname()[1]}/"), 32)
+    assert error.value.args == ("rng", "timed out")
