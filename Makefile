@@ -17,6 +17,9 @@ test: .venv/test.stamp webui/node_modules
 test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp webui/node_modules
 	pytest -q tests/$*
 
+bench: # needs Docker, docker-compose and wrk; root for the memory; KUBECONFIG for rng's replicas. QUICK=1: 4 minutes
+	@$(PYTHON) bench/bench.py
+
 lint: .venv/test.stamp
 	ruff check . && ruff format --check .
 
