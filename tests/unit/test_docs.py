@@ -1,0 +1,179 @@
+"""The course without containers: its pages fit together, and its runner lets no broken promise pass."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from docs import runner
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+CHAPTERS = sorted(path.name for path in DOCS.glob("[0-9]*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
+LINKING = [*PAGES, *ROOT.glob("README*.md"), ROOT / "k8s/README.md"]
+
+
+def name(path):
+    """Return the name of a page from the root."""
+    return str(path.relative_to(ROOT))
+
+
+def headings(page):
+    """Return the anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def commands(page):
+    """Return what there is to type and to see on a page."""
+    return [(b.commands, b.words, bool(b.needs), b.promise) for b in runner.blocks(page.read_text())]
+
+
+def test_course_has_nine_chapters():
+    assert [chapter[:2] for chapter in CHAPTERS] == [f"0{n}" for n in range(1, 10)]
+
+
+@pytest.mark.parametrize("chapter", ["README.md", *CHAPTERS])
+def test_both_languages_have_the_same_commands_and_promises(chapter):
+    assert commands(DOCS / chapter) == commands(DOCS / "es" / chapter)
+
+
+@pytest.mark.parametrize("page", LINKING, ids=name)
+def test_every_link_inside_the_repository_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), target
+            assert not anchor or anchor in headings(there), target
+
+
+def test_address_to_clone_from_is_written_once_in_each_language():
+    clones = [page for page in PAGES for _ in re.findall(r"git clone", page.read_text())]
+    assert sorted(clones) == sorted([DOCS / "README.md", DOCS / "es/README.md"])
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("language", [".", "es"])
+def test_chapter_asks_at_least_four_questions_and_folds_the_answers(language, chapter):
+    text = (DOCS / language / chapter).read_text()
+    folded = re.findall(r"^<details>(.*?)^</details>$", text, re.S | re.M)
+    assert len(folded) == text.count("<details>") >= 4
+    question = r"<summary>(?:Question|Pregunta): [^?]+\?[^\n]*</summary>\n\n.+\n"
+    assert [each for each in folded if not re.fullmatch(question, each, re.S)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_fence_of_output_is_promised_by_commands(page):
+    text = page.read_text()
+    assert text.count("\n```text\n") == sum(bool(block.promise) for block in runner.blocks(text))
+    assert len(re.findall(r"^```sh", text, re.M)) == len(runner.blocks(text))
+    assert {word for block in runner.blocks(text) for word in block.words} <= {"terminal-2", "ctrl-c"}
+
+
+@pytest.mark.parametrize(
+    "promised, real",
+    [
+        ("3.3 hashes/second", "3.4 hashes/second"),
+        ("9.8 hashes/second", "10.0 hashes/second"),
+        ("rng-6d5f8c9b7-x2x4q   1/1  Running   0   12s", "rng-7c4d9bf6f8-9zlkp 1/1 Running 0 3m4s"),
+        ("rng-x2x4q   1/1   Running", "rng-9zlkp   1/1   Running"),
+        ("replicaset.apps/rng-6d5f8c9b7", "replicaset.apps/rng-7c4d9bf6f8"),
+        (
+            "webui   NodePort   10.96.0.17   <none>   80:31234/TCP   1s",
+            "webui NodePort 10.0.0.9 <none> 80:30999/TCP 1d",
+        ),
+        ("connected to rng:80, seq=0 time=737.0 ms", "connected to rng:80, seq=0 time=800.12 ms"),
+        ("connected to hasher:80, seq=0 time=2.0 ms", "connected to hasher:80, seq=0 time=0.9 ms"),
+        ("0.70 s", "0.81 s"),
+        ("Up 3 seconds", "Up About a minute"),
+        ('172.18.0.5 - - [23/Nov/2026:14:00:00 +0000] "GET /32', '10.1.0.9 - - [01/Dec/2027:00:00:09 +0000] "GET /32'),
+        ("Coin found: 0abc1234...", "Coin found: 0123abcd..."),
+        ("Creating dockercoins_rng_1 ... done", "Creating dockercoins_rng_1    ... \x1b[32mdone\x1b[0m"),
+        ("Image: 127.0.0.1:30500/dockercoins-rng:v1.0", "  Image:   127.0.0.1:30500/dockercoins-rng:v1.0"),
+    ],
+)
+def test_what_differs_by_nature_keeps_a_promise(promised, real):
+    assert runner.broken(promised, real) is None
+
+
+@pytest.mark.parametrize(
+    "promised, real",
+    [
+        ("3.3 hashes/second", "3.6 hashes/second"),
+        ("3.3 hashes/second", "13.3 hashes/second"),
+        ("9.8 hashes/second", "9.8 hashes/minute"),
+        ("3.3 hashes/second", "3.3 hashes/second and more"),
+        ("rng-6d5f8c9b7-x2x4q   1/1   Running", "rng-6d5f8c9b7-x2x4q   0/1   Running"),
+        ("rng-6d5f8c9b7-x2x4q   1/1   Running", "worker-6d5f8c9b7-x2x4q   1/1   Running"),
+        ("rng-6d5f8c9b7-x2x4q   1/1   Running", "rng-hasher   1/1   Running"),
+        ("webui   80:31234/TCP", "webui   80/TCP"),
+        ("Image: 127.0.0.1:30500/dockercoins-rng:v1.0", "Image: 127.0.0.1:30501/dockercoins-rng:v1.0"),
+        ("Image: 127.0.0.1:30500/dockercoins-rng:v1.0", "Image: 127.0.0.1:30500/dockercoins-rng:v1.1"),
+        ("time=737.0 ms", "time=500.0 ms"),
+        ("time=2.0 ms", "time=11.0 ms"),
+        ("4 units of work done", "5 units of work done"),
+        ("rng   2/2", "rng   1/2"),
+    ],
+)
+def test_what_does_not_happen_breaks_a_promise(promised, real):
+    assert runner.broken(promised, real) == promised
+
+
+@pytest.mark.parametrize("promise, missing", [("a\nb\n", None), ("a\n...\nc\n", None), ("b\na\n", "a"), ("a\na", "a")])
+def test_promised_lines_occur_in_their_order(promise, missing):
+    assert runner.broken(promise, "a\nx\nb\nc\n") == missing
+
+
+GOOD = {
+    "state lives on": "```sh\ncd /\nX=1\n```\n\n```sh\necho $PWD $X\n```\n```text\n/ 1\n```\n",
+    "function": "```sh\nf() {\n  echo $1 >&2\n}\n```\nSo:\n\n```sh\nf hello\n```\n\n```text\nhello\n```\n",
+    "promised error": "```sh\nls /nowhere\n```\n\n```text\nls: ... No such file or directory\n```\n",
+    "ctrl-c": "```sh ctrl-c\necho up; sleep 60\n```\n\n```text\nup\n```\n\n```sh\necho on\n```\n\n```text\non\n```\n",
+    "second terminal": "```sh\ncd /\n```\n\n```sh terminal-2\npwd\n```\n\n```text\n/\n```\n",
+    "needs": "> **Needs** two machines: it cannot be run here.\n> Nor this.\n\n```sh\nfalse\n```\n\n```text\nno\n```\n",
+    "looked at again": "```sh\n(sleep 0.7; echo 1 > it) > /dev/null &\n```\n\n```sh\ncat it\n```\n\n```text\n1\n```\n",
+}
+BAD = {
+    "failure": ("```sh\nfalse\ntrue\n```\n", "page.md:2: exit status 1"),
+    "output": ("```sh\necho 3.3\n```\n\n```text\n10.0\n```\n", "promised, but not seen: 10.0"),
+    "failure behind": ("```sh\necho yes; false\n```\n\n```text\nyes\n```\n", "exit status 1"),
+    "no end": ("```sh\nsleep 60\n```\n", "did not come back in 2 s"),
+    "ctrl-c": ("```sh ctrl-c\nsleep 60\n```\n\n```text\nup\n```\n", "promised, but not seen: up"),
+    "end before ctrl-c": ("```sh ctrl-c\ntrue\n```\n\n```text\nup\n```\n", "ended by itself, with 0"),
+    "exit": ("```sh\nexit 3\n```\n", "did not come back in 2 s"),
+    "run once": ("```sh\ntouch here\necho $((N += 1))\n```\n\n```text\n2\n```\n", "promised, but not seen: 2"),
+    "mere quote": ("> Two machines would be nice: really.\n\n```sh\nfalse\n```\n", "exit status 1"),
+}
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch):
+    """A function that runs a page with this text, without much patience."""
+    monkeypatch.setattr(runner, "PATIENCE", 2)
+    monkeypatch.setattr(runner, "LONGEST", {"commands": 2, "ctrl-c": 2})
+
+    def play(text):
+        page = tmp_path / "page.md"
+        page.write_text(text)
+        return runner.run(page, tmp_path, dict(os.environ))
+
+    return play
+
+
+@pytest.mark.parametrize("text", GOOD.values(), ids=GOOD)
+def test_page_that_does_what_it_says_passes(play, text):
+    play(text)
+
+
+@pytest.mark.parametrize("text, wrong", BAD.values(), ids=BAD)
+def test_page_that_promises_what_does_not_happen_fails(play, text, wrong):
+    with pytest.raises(AssertionError, match=re.escape(wrong)):
+        play(text)
+
+
+def test_commands_that_need_what_is_not_there_are_counted(play):
+    _, blocks = play("> **Needs** two machines\n> with kubeadm: no.\n\n```sh\nfalse\n```\n\n```sh\ntrue\n```\n")
+    assert [block.needs for block in blocks] == ["two machines with kubeadm", ""]
