@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("redis", "rng", "hasher", "webui", "worker")
+COPIES = []  # of the application, while they are there
 REMOVED = []  # namespaces on their way out
 
 
@@ -31,10 +32,20 @@ def wait_until(condition, what, timeout=60):
     return answer
 
 
+def remove(namespace):
+    """Have a namespace deleted with all that is in it, at once; wait_until_gone() waits for it."""
+    run("kubectl", "delete", "namespace", namespace, "--wait=false")
+    run("kubectl", "delete", "pods", "--all", "--namespace", namespace, "--force", "--grace-period=0", "--wait=false")
+    REMOVED.append(namespace)
+
+
 def wait_until_gone():
-    """Wait for the removed namespaces, whose pods the kubelet takes up to a minute to tidy up after."""
+    """Wait until the removed namespaces are gone, and the last process of their pods has ended."""
     names = [f"namespace/{name}" for name in REMOVED]
     wait_until(lambda: not run("kubectl", "get", "--ignore-not-found", *names), f"{names} gone", timeout=150)
+    for name in REMOVED:
+        pods = ["docker", "ps", "-q", "--filter", f"label=io.kubernetes.pod.namespace={name}"]
+        wait_until(lambda pods=pods: not run(*pods), f"containers of {name} gone")
 
 
 class Copy:
@@ -45,15 +56,29 @@ class Copy:
         run("kubectl", "create", "namespace", namespace)
         kubeconfig.write_text(run("kubectl", "config", "view", "--raw", "--flatten"))
         self.kubectl("config", "set-context", "--current", "--namespace", namespace)
+        COPIES.append(self)
 
     def kubectl(self, *args, timeout=120):
         """Run kubectl in the namespace of this copy and return what it prints."""
         return run("kubectl", *args, timeout=timeout, **self.env)
 
     def remove(self):
-        """Have the namespace deleted with all that is in it; wait_until_gone() waits for it."""
-        run("kubectl", "delete", "namespace", self.namespace, "--wait=false")
-        REMOVED.append(self.namespace)
+        """Have the namespace deleted with all that is in it."""
+        COPIES.remove(self)
+        remove(self.namespace)
+
+    def report(self):
+        """Return, for a test that failed: the pods, the last warnings, and the last words of each service."""
+        answers = []
+        for asked in (
+            ["get", "pods", "-o", "wide"],
+            ["get", "events", "--field-selector", "type=Warning", "--sort-by", ".lastTimestamp"],
+            *(["logs", "-l", f"app={service}", "--tail=3", "--prefix"] for service in SERVICES),
+        ):
+            env = os.environ | self.env
+            said = subprocess.run(["kubectl", *asked], env=env, capture_output=True, text=True, timeout=60)
+            answers += (said.stdout + said.stderr).splitlines()[-20:]
+        return "\n".join(answers)
 
     def get(self, *args):
         """Return what `kubectl get` gives, as objects."""
@@ -67,6 +92,11 @@ class Copy:
     def names(self, app):
         """Return the names of a service's pods."""
         return {pod["metadata"]["name"] for pod in self.pods(app)}
+
+    def process(self, app, pod):
+        """Return the process id on the node, which must be this machine, of the container of a pod."""
+        found = run("docker", "ps", "-q", "-f", f"label=io.kubernetes.pod.name={pod}", "-f", f"name=k8s_{app}_")
+        return int(run("docker", "inspect", "-f", "{{.State.Pid}}", found.strip()))
 
     def restarts(self, app=None):
         """Return how often each container was restarted, by its pod's name."""
@@ -171,9 +201,9 @@ class Visitor(threading.Thread):
 
 
 class Departures:
-    """Watches pods go: how long each took from the order to terminate until its container had ended.
+    """Watches pods go: how long each took from the order to terminate until its container had ended, by itself.
 
-    The end is Docker's word: the pod itself stays listed for up to a minute, until the kubelet has tidied up after it.
+    The end is Docker's word, for the kubelet of Kubernetes 1.20.2 keeps any pod listed for a minute more.
     """
 
     def __init__(self, copy, app):
@@ -182,30 +212,33 @@ class Departures:
     def __enter__(self):
         columns = '{.metadata.name} {.metadata.deletionTimestamp}{"\\n"}'
         watch = ["kubectl", "get", "pods", "-l", f"app={self.app}", "--watch", "-o", f"jsonpath={columns}"]
-        events = ["docker", "events", "--filter", "event=die", "--format", "{{.Actor.Attributes.name}} {{.TimeNano}}"]
+        words = "{{.Actor.Attributes.name}} {{.TimeNano}} {{.Actor.Attributes.exitCode}}"
+        events = ["docker", "events", "--filter", "event=die", "--format", words]
         env = os.environ | self.copy.env
         self.streams = [subprocess.Popen(each, env=env, stdout=subprocess.PIPE, text=True) for each in (watch, events)]
         for stream, read in zip(self.streams, (self.order, self.end), strict=True):
             threading.Thread(
                 target=lambda stream=stream, read=read: [read(*line.split()) for line in stream.stdout]
             ).start()
+        wait_until(lambda: self.ordered, "the list that the watch begins with")
         return self
 
     def order(self, pod, deletion=None):
-        """Note when a pod was told to terminate."""
-        if deletion:
-            self.ordered.setdefault(pod, time.time())
+        """Note when a pod was told to terminate, or that it was not yet."""
+        if not self.ordered.get(pod):
+            self.ordered[pod] = time.time() if deletion else None
 
-    def end(self, container, nanoseconds):
-        """Note when a container ended; the kubelet names it k8s_CONTAINER_POD_NAMESPACE_UID_RESTARTS."""
+    def end(self, container, nanoseconds, code):
+        """Note when a container ended, and how; the kubelet names it k8s_CONTAINER_POD_NAMESPACE_UID_RESTARTS."""
         parts = container.split("_")
         if parts[:2] == ["k8s", self.app]:
-            self.ended[parts[2]] = int(nanoseconds) / 1e9
+            self.ended[parts[2]] = int(nanoseconds) / 1e9, code
 
     def wait_for(self, pods):
-        """Wait until all these pods have ended."""
-        wait_until(lambda: pods <= self.ended.keys() & self.ordered.keys(), f"{pods} ended")
-        return [self.ended[pod] - self.ordered[pod] for pod in pods]
+        """Wait until all these pods have ended, with exit code 0, and return how long each took."""
+        wait_until(lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods), f"{pods} ended")
+        assert {self.ended[pod][1] for pod in pods} == {"0"}  # 137 would be SIGKILL, after the grace period
+        return [self.ended[pod][0] - self.ordered[pod] for pod in pods]
 
     def __exit__(self, *_):
         for stream in self.streams:

@@ -1,18 +1,24 @@
 """The application on a cluster, by the README's own commands, and a second copy beside it to do damage to."""
 
 import os
-import subprocess
 
 import pytest
-from cluster import REMOVED, SERVICES, Copy, fetch, run, wait_until, wait_until_gone
+from cluster import COPIES, SERVICES, Copy, remove, run, wait_until, wait_until_gone
 
 
-def registry_answers():
-    """Tell whether the registry can be reached where docker-compose pushes to."""
-    try:
-        return fetch("http://127.0.0.1:30500/v2/")
-    except OSError:
-        return False
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add to a failure how the copies of the application are at that moment."""
+    report = yield
+    if report.failed:
+        for copy in COPIES:
+            report.sections.append((copy.namespace, copy.report()))
+    return report
+
+
+def registry():
+    """Return the phase of the registry's namespace, Active or Terminating; an empty text without one."""
+    return run("kubectl", "get", "namespace", "registry", "--ignore-not-found", "-o", "jsonpath={.status.phase}")
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +26,13 @@ def app(tmp_path_factory):
     """The application in a namespace of its own, put there by the four commands of the README as they stand."""
     if "KUBECONFIG" not in os.environ:
         pytest.fail("KUBECONFIG must name the configuration of a cluster to test on")
-    here_before = subprocess.run(["kubectl", "get", "namespace", "registry"], capture_output=True).returncode == 0
+    wait_until(lambda: registry() != "Terminating", "an earlier registry gone", timeout=150)
+    here_before = registry()
     copy = Copy(f"dockercoins-{os.getpid()}", tmp_path_factory.mktemp("kube") / "config")
     try:
         copy.kubectl("apply", "-f", "k8s/registry/")
         run("docker-compose", "build", timeout=300)
-        wait_until(registry_answers, "registry ready")  # when all is built already, it may need a moment
+        run("kubectl", "-n", "registry", "rollout", "status", "deployment/registry", "--timeout=60s")  # see the README
         run("docker-compose", "push")
         copy.kubectl("apply", "-f", "k8s/")
         for service in SERVICES:
@@ -35,8 +42,7 @@ def app(tmp_path_factory):
     finally:
         copy.remove()
         if not here_before:
-            run("kubectl", "delete", "namespace", "registry", "--wait=false")
-            REMOVED.append("registry")
+            remove("registry")
         wait_until_gone()
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from cluster import SERVICES, Copy, Departures, Visitor, fetch, run, wait_until
 
-LONG = 120 if os.environ.get("FULL") else 60  # seconds that 50 workers are watched
+LONG = 120 if os.environ.get("FULL") else 45  # seconds that 50 workers are watched
 
 
 def test_four_commands_give_ready_pods_and_none_restarted(app):
@@ -72,19 +72,12 @@ def test_deleted_pod_is_replaced_and_mining_goes_on(app, service):
     assert set(app.restarts().values()) == {0}
 
 
-def test_rollout_restart_of_redis_starts_counting_afresh(app):
-    count = app.mining(than=100)
-    app.kubectl("rollout", "restart", "deployment", "redis")
-    app.settled("redis")
-    assert app.mining(timeout=10) < count
-    assert set(app.restarts().values()) == {0}
-
-
 def test_daemonset_of_rng_takes_over_behind_the_same_service(app):
     def addresses():
         subsets = app.get("endpoints", "rng").get("subsets", [])
         return {each["ip"] for subset in subsets for each in subset.get("addresses", [])}
 
+    app.scale(worker=10)
     nodes = len(app.get("nodes")["items"])
     app.kubectl("apply", "-f", "k8s/rng-daemonset/")
     try:
@@ -113,7 +106,7 @@ def test_imperative_deployment_of_the_workshop_mines_too(app, tmp_path):
         for service in SERVICES:
             copy.settled(service)
         copy.mining(than=10)
-        assert 3 < copy.best_rate(3, 5) < 3.4
+        assert 3 < copy.best_rate(3, 10) < 3.4
         assert set(copy.restarts().values()) == {0}
     finally:
         copy.remove()
@@ -121,7 +114,8 @@ def test_imperative_deployment_of_the_workshop_mines_too(app, tmp_path):
 
 def test_restarted_container_of_redis_keeps_the_data(second):
     count = second.mining(than=20)
-    second.kubectl("exec", "deployment/redis", "--", "sh", "-c", "redis-cli shutdown nosave || true")
+    (pod,) = second.names("redis")
+    os.kill(second.process("redis", pod), signal.SIGKILL)
     wait_until(lambda: sum(second.restarts("redis").values()) == 1, "redis restarted")
     second.settled("redis")
     assert second.mining() >= count
@@ -156,13 +150,16 @@ def test_manifests_of_the_options_are_accepted(second):
 
 @pytest.fixture(scope="module")
 def frozen(second):
-    """Two workers whose rng is away, one of them stopped in its tracks: what the liveness check makes of them."""
+    """Two workers whose services are away, one of them stopped in its tracks: what the liveness check makes of them.
+
+    redis is on its way back, with a new pod: on Kubernetes 1.20.2 the old one takes a minute to go.
+    """
+    count = second.mining(than=100)
     second.scale(worker=2, rng=0)
+    second.kubectl("rollout", "restart", "deployment", "redis")
     victim, other = sorted(second.names("worker"))
-    container = run("docker", "ps", "-q", "-f", f"label=io.kubernetes.pod.name={victim}", "-f", "name=k8s_worker")
-    pid = int(run("docker", "inspect", "-f", "{{.State.Pid}}", container.strip()))
-    os.kill(pid, signal.SIGSTOP)
-    return SimpleNamespace(since=time.monotonic(), victim=victim, other=other)
+    os.kill(second.process("worker", victim), signal.SIGSTOP)
+    return SimpleNamespace(since=time.monotonic(), victim=victim, other=other, count=count)
 
 
 def test_fifty_workers_run_without_a_restart(app, frozen):
@@ -183,5 +180,11 @@ def test_frozen_worker_is_restarted(second, frozen):
 def test_worker_whose_services_are_away_is_not_restarted(second, frozen):
     time.sleep(max(0, frozen.since + 120 - time.monotonic()))
     assert second.restarts("worker")[frozen.other] == 0
+
+
+def test_rollout_restart_of_redis_starts_counting_afresh(second, frozen):
+    second.settled("redis")
     second.scale(rng=1)
+    assert second.mining(timeout=10) < frozen.count
     second.mining(than=second.mining(), timeout=10)
+    assert second.restarts("worker")[frozen.other] == 0
