@@ -91,3 +91,20 @@ def test_draw_takes_its_delay(client, monkeypatch):
     start = time.monotonic()
     client.get("/1")
     assert time.monotonic() - start >= 0.1
+
+
+def test_queue_loses_no_time_by_waking_up_late_nor_makes_up_for_a_long_pause(client, monkeypatch):
+    clock, late, arrivals, ends = [100.0], [0, 0, 10, 0.004, 0.004], [], []
+
+    def sleep(seconds):
+        clock[0] += seconds + late.pop()
+
+    monkeypatch.setattr(rng, "DELAY", 0.1)
+    monkeypatch.setattr(rng, "free_at", 0)
+    monkeypatch.setattr(rng.time, "monotonic", lambda: arrivals.pop() if arrivals else clock[0])
+    monkeypatch.setattr(rng.time, "sleep", sleep)
+    for waited in (0, 0.05, 0.05, 0.05, 0.05):
+        arrivals.append(clock[0] - waited)
+        client.get("/1")
+        ends.append(clock[0])
+    assert ends == pytest.approx([100.104, 100.204, 110.3, 110.35, 110.45])
