@@ -150,11 +150,11 @@ class Worker:
 
     def work(self):
         """Do one unit of work."""
+        started = time.monotonic()
         HEARTBEAT.touch()
         if len(self.batch.coins) >= 2 * BACKLOG:
             raise Trouble("mining", "backlog full until redis is back")
-        started = time.monotonic()
-        time.sleep(DELAY)
+        time.sleep(max(0, started + DELAY - time.monotonic()))
         data = ask("rng", DRAW, 32)
         if self.stopping.is_set():
             return
