@@ -25,7 +25,7 @@ ROOT = HERE.parent
 ROOT_USER = os.geteuid() == 0  # may read what containers' processes have in memory, and enter their networks
 QUICK = bool(os.environ.get("QUICK"))
 OUT = HERE / "out" if QUICK else HERE  # one quick run is not what the README shows
-RUNS = 1 if QUICK else 5
+RUNS = 1 if QUICK else 3
 # Seconds that are measured: a rate with the delays, one without, requests from a load tool, a rate on the cluster.
 PACED, FLAT_OUT, LOAD, CLUSTER = (5, 4, 1, 12) if QUICK else (10, 8, 3, 25)
 PROJECT = "dockercoinsbench"
