@@ -142,7 +142,8 @@ def test_memory_has_a_limit_and_cpu_has_none(workload):
 @pytest.mark.parametrize("name", SERVICES)
 def test_rollout_replaces_pods_as_promised(name):
     strategy, pod = DEPLOYED[name]["spec"]["strategy"], DEPLOYED[name]["spec"]["template"]["spec"]
-    assert strategy == ({"type": "Recreate"} if name == "redis" else {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}})
+    gradual = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}}
+    assert strategy == ({"type": "Recreate"} if name == "redis" else gradual)
     assert pod["terminationGracePeriodSeconds"] <= 5
     if name in ("rng", "hasher", "webui"):
         assert container_of(DEPLOYED[name])["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "2"]}}}
