@@ -252,8 +252,11 @@ def measure_flat_out():
 
 
 def down():
-    """Remove the containers, data too."""
-    compose("down", "-v", "--remove-orphans", "-t", "5")
+    """Remove the containers, data too; again if Docker has not yet seen the last one leave the network."""
+    try:
+        compose("down", "-v", "--remove-orphans", "-t", "5")
+    except Failed:
+        compose("down", "-v", "--remove-orphans", "-t", "5")
 
 
 def kubectl(*args, timeout=150, given=None):
