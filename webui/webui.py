@@ -11,6 +11,8 @@ from pathlib import Path
 import gevent
 import redis
 from flask import Flask, jsonify, redirect, request, send_from_directory
+from gevent.event import AsyncResult
+from gevent.lock import BoundedSemaphore
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from werkzeug.exceptions import BadRequest, HTTPException
@@ -20,6 +22,13 @@ NEVER = 1e99  # the second from which on to tell no speeds
 FOLDER = Path(__file__).parent
 STATE = FOLDER.joinpath("state.lua").read_text()
 URL = os.environ.get("REDIS_URL", "redis://redis:6379")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
 app = Flask(__name__, static_folder="files", static_url_path="")
 
 HOST = r"(([\w-]{1,63}\.)*[\w-]{1,63}|\[[\da-f:.]+\])(:(?P<port>\d{1,5}))?"  # a name or an address, and a port
@@ -39,6 +48,30 @@ def deadline(seconds):
             yield
     except gevent.Timeout:
         raise redis.TimeoutError(f"no answer within {seconds} s") from None
+
+
+one_at_a_time = BoundedSemaphore()
+to_begin = {}  # by `since`: the read of Redis that has not begun yet
+
+
+def read(since):
+    """Return what STATE tells from second `since` on, or raise redis.RedisError, within 1.5 s.
+
+    Requests that come while another read is on share the next one, so no answer is older than its request.
+    """
+    if since in to_begin:
+        return to_begin[since].get()
+    to_begin[since] = answer = AsyncResult()
+    try:
+        with deadline(1.5), one_at_a_time:
+            del to_begin[since]
+            answer.set(db.eval(STATE, 0, since, HISTORY))
+    except BaseException as error:  # for all who wait
+        if to_begin.get(since) is answer:
+            del to_begin[since]
+        answer.set_exception(error)
+        raise
+    return answer.get()
 
 
 @app.get("/")
@@ -63,13 +96,12 @@ def state():
     since = request.args.get("since", type=float)
     if since is None and "since" in request.args or since is not None and not math.isfinite(since):
         raise BadRequest("since must be a number of seconds")
-    with deadline(1.5):
-        coins, hashes, clock, start, speed = db.eval(STATE, 0, NEVER if since is None else since, HISTORY)
-    state = {"coins": coins, "hashes": hashes, "now": time.time()}
+    coins, hashes, clock, start, speed = read(NEVER if since is None else since)
+    answer = {"coins": coins, "hashes": hashes, "now": time.time()}
     if since is not None:
         speed = [None if value is None else round(float(value), 3) for value in speed]
-        state |= {"clock": float(clock), "start": start, "speed": speed}
-    return state
+        answer |= {"clock": float(clock), "start": start, "speed": speed}
+    return answer
 
 
 @app.get("/healthz")
@@ -99,12 +131,6 @@ def error_line(error):
 @app.after_request
 def headers(response):
     """Let the page load nothing from anywhere else (CSP), and nobody frame it or guess its types."""
-    response.headers["Content-Security-Policy"] = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Frame-Options"] = "DENY"
-    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers.extend(HEADERS)
     response.headers["Cache-Control"] = "no-store" if request.path == "/json" else "no-cache"
     return response

@@ -2,7 +2,7 @@
 -- between, so the check and the write are one step. A batch carries its worker's name and a number that grows by one;
 -- one that was applied already, because its answer was lost or it comes in late behind its own retry, adds nothing.
 -- A failing script is not undone, so what can fail (a key of another type) comes before anything is written.
-local seq, units, seconds, age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local seq, units, seconds, last = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local clock = string.format('%.6f', now)
@@ -11,12 +11,13 @@ if tonumber(redis.call('GET', batch_key) or 0) >= seq then return clock end
 redis.call('HLEN', 'wallet')
 local counted = redis.call('HGET', 'speed', 'hashes')
 local hashes = redis.call('INCRBY', 'hashes', units)
-for i = 6, #ARGV, 2 do redis.call('HSET', 'wallet', ARGV[i], ARGV[i + 1]) end
+for i = 7, #ARGV, 2 do redis.call('HSET', 'wallet', ARGV[i], ARGV[i + 1]) end
 redis.call('SET', batch_key, seq, 'EX', 86400)
 
 -- The chart's past: in the hash `speed`, for each second of Redis' clock, the hashes of that second. A batch is spread
--- evenly over the time its units took, at most 2 s each, so a steady worker is a flat line whatever its batches are; and
--- around the moments when they were done, half a unit before and behind, so those waiting for rng do not count too early.
+-- evenly over the time its units took, at most 2 s each, so a steady worker is a flat line whatever its batches are; the
+-- last unit over its own time, as the pace may have changed; and around the moments when they were done, half a unit
+-- before and behind, so those waiting for rng do not count too early.
 local first = math.floor(now) - 300
 local function spread(amount, from, to)
   for second = math.max(math.floor(from), first), math.floor(to) do
@@ -29,9 +30,13 @@ if redis.call('HEXISTS', 'speed', string.format('%d', now)) == 0 then -- once a 
     if (tonumber(field) or now) < first then redis.call('HDEL', 'speed', field) end
   end
 end
-local ended = math.min(now - age, tonumber(ARGV[5])) -- by the worker's idea of our clock, as we may hear of it late
-local unit = math.max(math.min(seconds / units, 2), 0.0001)
-spread(units, ended - (units - 0.5) * unit, ended + 0.5 * unit)
+local function mined(amount, took, ended)
+  local unit = math.max(math.min(took / amount, 2), 0.0001)
+  spread(amount, ended - (amount - 0.5) * unit, ended + 0.5 * unit)
+end
+local ended = math.min(now - ARGV[5], tonumber(ARGV[6])) -- by the worker's idea of our clock, as we may hear of it late
+mined(1, last, ended)
+if units > 1 then mined(units - 1, seconds - last, ended - last) end
 
 -- What other programs added since the last batch counts as mined in the last 2 seconds.
 local others = counted and hashes - units - counted or 0

@@ -17,7 +17,7 @@ CODE = {
     "rng": {"rng.py", "gunicorn.conf.py"},
     "hasher": {"hasher.py", "gunicorn.conf.py"},
     "webui": {"webui.py", "state.lua", "gunicorn.conf.py"},
-    "worker": {"worker.py", "count.lua"},
+    "worker": {"worker.py", "services.py", "settings.py", "count.lua"},
 }
 
 

@@ -3,6 +3,8 @@
 import os
 import runpy
 import socket
+import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -109,11 +111,10 @@ def use(service, module):
     if service == "webui/webui.py":
         assert module["app"].test_client().get("/json").status_code == 503
     if service == "worker/worker.py":
-        for request, size in ((module["DRAW"], 32), (module["HASH"], 64)):
-            with pytest.raises(module["Trouble"]):
-                module["ask"]("rng", request, size)
-        with pytest.raises(module["Trouble"]):
-            module["Worker"]().send(module["Batch"]())
+        services, send = module["services"], module["Worker"]().send
+        for ask in (services.draw, partial(services.sha256, bytes(32)), partial(send, module["Batch"]())):
+            with pytest.raises(services.Trouble):
+                ask()
 
 
 @pytest.mark.parametrize(("service", "name"), SETTINGS)
@@ -129,11 +130,14 @@ def test_any_setting_starts_the_service_or_ends_it_with_one_line(service, name):
     def check(value):
         with (
             patch.dict(os.environ, {name: value}),
+            patch.dict(sys.modules),
             patch.object(os, "geteuid", lambda: 0),  # as in a container that is started as root
             patch.object(monkey, "patch_all"),
             patch.object(socket.socket, "connect", refuse),
             patch.object(socket, "getaddrinfo", numeric),
         ):
+            for own in ("services", "settings"):  # worker's, to be imported anew
+                sys.modules.pop(own, None)
             try:
                 module = runpy.run_path(str(ROOT / service))
             except SystemExit as end:

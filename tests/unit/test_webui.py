@@ -1,6 +1,9 @@
 """What webui promises, without a server."""
 
+import time
+
 import fakeredis
+import gevent
 import pytest
 import redis
 
@@ -52,6 +55,52 @@ def test_speed_is_given_for_whole_settled_seconds(client, db):
 def test_speed_goes_back_250_seconds_at_most(client):
     assert len(client.get("/json?since=0").json["speed"]) == 250
     assert client.get("/json?since=9e99").json["speed"] == []
+
+
+def requests_during_a_read(monkeypatch, answers):
+    """Begin a read and, while it goes on, 20 for each of two seconds; return the reads of Redis, and what all got."""
+    reads = []
+
+    def read(_script, _keys, since, _history):
+        reads.append(since)
+        gevent.sleep(0.05)
+        return answers(len(reads))
+
+    monkeypatch.setattr(webui.db, "eval", read)
+
+    def request(since):
+        try:
+            return webui.read(since)
+        except redis.RedisError as error:
+            return type(error)
+
+    first = gevent.spawn(request, 1)
+    gevent.sleep(0.02)
+    late = [gevent.spawn(request, since) for since in 20 * (1, 2)]
+    gevent.joinall([first, *late], timeout=5)
+    return reads, [each.value for each in (first, *late)]
+
+
+def test_requests_that_come_together_share_one_read_that_begins_after_them(db, monkeypatch):
+    reads, got = requests_during_a_read(monkeypatch, lambda number: number)
+    assert reads == [1, 1, 2]
+    assert got == [1, *20 * [2, 3]]
+
+
+def test_all_who_share_a_read_hear_of_its_trouble_and_the_next_read_works(db, monkeypatch):
+    def trouble(number):
+        if number <= 3:
+            raise redis.ConnectionError("away")
+        return "back"
+
+    assert requests_during_a_read(monkeypatch, trouble)[1] == 41 * [redis.ConnectionError]
+    assert webui.read(1) == "back"
+
+
+def test_all_who_share_a_silent_read_are_told_within_2_s(db, monkeypatch):
+    begun = time.monotonic()
+    assert requests_during_a_read(monkeypatch, lambda _: gevent.sleep(10))[1] == 41 * [redis.TimeoutError]
+    assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize("since", ["", "x", "nan", "inf", "-inf"])

@@ -8,6 +8,7 @@ import time
 import fakeredis
 import pytest
 import redis
+import services
 
 import worker
 
@@ -19,12 +20,12 @@ COIN = hashlib.sha256(DATA).hexdigest()
 @pytest.fixture
 def db(monkeypatch):
     db = fakeredis.FakeRedis()
-    monkeypatch.setattr(worker, "db", db)
+    monkeypatch.setattr(services, "REDIS", db)
     return db
 
 
 @pytest.fixture
-def services(monkeypatch):
+def answers(monkeypatch):
     """Answers of rng and hasher by name; an exception is raised."""
     answers = {"rng": DATA, "hasher": COIN.encode()}
 
@@ -33,13 +34,13 @@ def services(monkeypatch):
             raise answers[service]
         return answers[service]
 
-    monkeypatch.setattr(worker, "ask", ask)
+    monkeypatch.setattr(services, "ask", ask)
     monkeypatch.setattr(worker, "DELAY", 0.01)
     return answers
 
 
 @pytest.fixture
-def mining(db, services, caplog, monkeypatch):
+def mining(db, answers, caplog, monkeypatch):
     """Starts a worker, and returns it and a function that stops it as SIGTERM does; all are stopped at the end."""
     caplog.set_level(logging.DEBUG, "worker")
     stops = []
@@ -70,13 +71,15 @@ def until(condition):
         time.sleep(0.005)
 
 
-def batch(number=1, units=1, seconds=0.3, coins=None, age=0.0):
-    return worker.Batch(number, units, seconds, coins or [], time.monotonic() - age)
+def batch(number=1, units=1, seconds=0.3, coins=None, age=0.0, last=None):
+    last = seconds / units if last is None else last
+    return worker.Batch(number, units, seconds, last, time.monotonic() - age, coins or [])
 
 
 def count(db, name, batch, by=1e12):
     age = time.monotonic() - batch.ended
-    return db.eval(worker.COUNT, 1, name, batch.number, batch.units, batch.seconds, age, by, *batch.coins)
+    numbers = batch.number, batch.units, batch.seconds, batch.last, age, by
+    return db.eval(services.COUNT, 1, name, *numbers, *batch.coins)
 
 
 def speeds(db):
@@ -142,6 +145,13 @@ def test_batch_that_redis_hears_of_late_belongs_to_the_time_it_was_mined_in(db):
     assert all(now - 22 <= second <= now - 20 for second in speeds(db))
 
 
+def test_change_of_pace_within_a_batch_shows_when_it_happened(db):
+    now = db.time()[0] - 5
+    count(db, "w", batch(units=11, seconds=12, last=2), by=now)
+    assert speeds(db)[now] == speeds(db)[now - 1] == pytest.approx(0.5)  # 1 unit in 2 s, with its end in the middle
+    assert speeds(db)[now - 3] == speeds(db)[now - 10] == pytest.approx(1)  # 10 in 10 s
+
+
 def test_speed_of_more_than_300_seconds_ago_is_forgotten(db):
     now = db.time()[0]
     db.hset("speed", mapping={now - 1000: 3, now - 100: 3})
@@ -150,11 +160,19 @@ def test_speed_of_more_than_300_seconds_ago_is_forgotten(db):
     assert now - 100 in speeds(db)
 
 
-def test_first_unit_is_counted_at_once_then_about_once_a_second(mining, db, caplog):
+def test_first_unit_is_counted_at_once_then_about_once_a_second(mining, db, caplog, monkeypatch):
+    begun, counted = [], threading.Event()
+
+    def draw():
+        assert not begun or counted.wait(5)
+        begun.append(True)
+        return DATA
+
+    monkeypatch.setattr(services, "draw", draw)
     mining()
     until(lambda: db.get("hashes"))
-    assert db.get("hashes") == b"1"
     start = time.monotonic()
+    counted.set()
     until(lambda: int(db.get("hashes")) > 1)
     assert 0.8 < time.monotonic() - start < 1.5
     lines = [r.message for r in caplog.records if "units of work done" in r.message]
@@ -169,30 +187,30 @@ def test_coin_goes_into_the_wallet_and_the_log(mining, db, caplog):
     assert f"Coin found: {COIN[:8]}..." in caplog.messages
 
 
-def test_hash_that_does_not_begin_with_0_is_no_coin(mining, db, services):
-    services["hasher"] = b"1" * 64
+def test_hash_that_does_not_begin_with_0_is_no_coin(mining, db, answers):
+    answers["hasher"] = b"1" * 64
     mining()
     until(lambda: db.get("hashes"))
     assert not db.exists("wallet")
 
 
 @pytest.mark.parametrize("answer", [b"0" * 63 + b"\n", b"0" * 63 + b"A", b"\xff" * 64])
-def test_answer_that_is_no_hash_is_no_unit_of_work(mining, db, services, caplog, answer):
-    services["hasher"] = answer
+def test_answer_that_is_no_hash_is_no_unit_of_work(mining, db, answers, caplog, answer):
+    answers["hasher"] = answer
     mining()
     until(lambda: any("not a hash" in m for m in caplog.messages))
     assert not db.exists("hashes", "wallet")
 
 
 @pytest.mark.parametrize("service", ["rng", "hasher"])
-def test_trouble_is_one_line_and_its_end_another(mining, db, services, caplog, service):
-    good = services[service]
-    services[service] = worker.Trouble(service, "Connection refused")
+def test_trouble_is_one_line_and_its_end_another(mining, db, answers, caplog, service):
+    good = answers[service]
+    answers[service] = worker.Trouble(service, "Connection refused")
     it, _ = mining()
     time.sleep(0.6)  # several tries
     assert [m for m in caplog.messages if service in m] == [f"{service}: Connection refused, trying again"]
     assert it.done == 0
-    services[service] = good
+    answers[service] = good
     until(lambda: db.get("hashes"))
     assert f"{service} is back" in caplog.messages
 
@@ -299,9 +317,9 @@ def test_stop_with_redis_away_says_how_many_units_stay_uncounted(mining, db, mon
     assert f"{it.done} units of work stay uncounted" in caplog.messages
 
 
-def test_heartbeat_goes_on_while_services_are_away(mining, services, monkeypatch, tmp_path):
+def test_heartbeat_goes_on_while_services_are_away(mining, answers, monkeypatch, tmp_path):
     monkeypatch.setattr(worker, "HEARTBEAT", tmp_path / "beat")
-    services["rng"] = worker.Trouble("rng", "away")
+    answers["rng"] = worker.Trouble("rng", "away")
     mining()
     until(worker.HEARTBEAT.exists)
     before = worker.HEARTBEAT.stat().st_mtime_ns

@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import services
 
 import worker
 
@@ -34,7 +35,7 @@ def server():
 
 
 def get(url):
-    return worker.requests.Request("GET", url, worker.CLOSE).prepare()
+    return services.requests.Request("GET", url, services.CLOSE).prepare()
 
 
 def answer(body, status="200 OK", length=None):
@@ -47,7 +48,7 @@ def answer(body, status="200 OK", length=None):
 
 def test_exact_answer_is_returned(server):
     server.answer = answer(b"x" * 32)
-    assert worker.ask("rng", get(server.url), 32) == b"x" * 32
+    assert services.ask("rng", get(server.url), 32) == b"x" * 32
 
 
 @pytest.mark.parametrize(
@@ -62,31 +63,31 @@ def test_exact_answer_is_returned(server):
 )  # fmt: skip
 def test_any_other_answer_is_an_error_of_rng(server, bad):
     server.answer = bad
-    with pytest.raises(worker.Trouble, match="rng"):
-        worker.ask("rng", get(server.url), 32)
+    with pytest.raises(services.Trouble, match="rng"):
+        services.ask("rng", get(server.url), 32)
 
 
 def test_nobody_listening_is_named():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        with pytest.raises(worker.Trouble) as error:
-            worker.ask("rng", get(f"http://127.0.0.1:{sock.getsockname()[1]}/"), 32)
+        with pytest.raises(services.Trouble) as error:
+            services.ask("rng", get(f"http://127.0.0.1:{sock.getsockname()[1]}/"), 32)
     assert error.value.args == ("rng", "[Errno 111] Connection refused")
 
 
 def test_each_request_has_a_connection_of_its_own(server):
     server.answer = answer(b"x" * 32)
     for _ in range(3):
-        worker.ask("rng", get(server.url), 32)
+        services.ask("rng", get(server.url), 32)
     assert len({request["client"] for request in server.requests}) == 3
     assert {request["Connection"] for request in server.requests} == {"close"}
 
 
 def test_the_bytes_are_posted_as_an_octet_stream(server, monkeypatch):
     server.answer = answer(b"0" * 64)
-    draw, it = worker.ask, worker.Worker()
-    monkeypatch.setattr(worker.HASH, "url", server.url)
-    monkeypatch.setattr(worker, "ask", lambda who, *args: b"y" * 32 if who == "rng" else draw(who, *args))
+    draw, it = services.ask, worker.Worker()
+    monkeypatch.setattr(services.HASH, "url", server.url)
+    monkeypatch.setattr(services, "ask", lambda who, *args: b"y" * 32 if who == "rng" else draw(who, *args))
     it.work()
     assert server.requests[0]["Content-Type"] == "application/octet-stream"
     assert server.requests[0]["body"] == b"y" * 32
@@ -96,11 +97,11 @@ def test_the_bytes_are_posted_as_an_octet_stream(server, monkeypatch):
 def test_proxies_and_passwords_of_the_environment_are_not_looked_up(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     server.answer = answer(b"x" * 32)
-    assert worker.ask("rng", get(server.url), 32)
+    assert services.ask("rng", get(server.url), 32)
 
 
 def test_silence_is_trouble_once_the_time_is_up(monkeypatch):
-    monkeypatch.setattr(worker, "HTTP_TIMEOUT", (1, 0.1))
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(worker.Trouble) as error:
-        worker.ask("rng", get(f"http://127.0.0.1:{silent.getsockname()[1]}/"), 32)
+    monkeypatch.setattr(services, "TIMEOUT", (1, 0.1))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(services.Trouble) as error:
+        services.ask("rng", get(f"http://127.0.0.1:{silent.getsockname()[1]}/"), 32)
     assert error.value.args == ("rng", "timed out")

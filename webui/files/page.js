@@ -3,6 +3,7 @@
 import { SHOWN, Speed } from "./speed.js";
 
 const PERIOD = 1000; // milliseconds from one question to the next
+const TURN = 0.15; // seconds after each whole one of Redis' clock: when webui has a speed more (webui/state.lua)
 const TIMEOUT = 2000; // milliseconds to wait for an answer
 const SPOKEN = 30000; // milliseconds at least from one announcement to the next
 
@@ -135,19 +136,21 @@ async function poll() {
   if (!response.ok) throw new Error(answer.error);
   speed.add(answer);
   heard = performance.now();
+  due = heard + PERIOD * (1 - (((answer.clock ?? answer.now) - TURN) % 1)); // before, there is no news
   draw();
   showAnswer(answer);
   return "";
 }
 
 let timer;
+let due = 0; // when to ask next, in milliseconds since the page was opened
 let asking = false;
 
 async function pollForever() {
   if (asking) return; // one question at a time
   asking = true;
   clearTimeout(timer);
-  const began = performance.now();
+  due = performance.now() + PERIOD;
   let trouble = "";
   try {
     trouble = await poll();
@@ -161,7 +164,7 @@ async function pollForever() {
     showState(trouble, true);
   }
   asking = false;
-  timer = setTimeout(pollForever, Math.max(200, began + PERIOD - performance.now()));
+  timer = setTimeout(pollForever, Math.max(200, due - performance.now()));
 }
 
 // Browsers slow the timers of a hidden tab down: ask at once when it is looked at.
