@@ -19,11 +19,11 @@ def number(name, default, highest):
 
 
 class AccessLog(Logger):
-    """The access log without the probes that would fill it, and at a third of what Python's logging costs a request."""
+    """The access log without the probes that would fill it, printed: a request costs less than with logging."""
 
     def access(self, resp, req, environ, request_time):
         if environ.get("PATH_INFO") != "/healthz":
-            request = f"{req.method} {req.uri} {environ['SERVER_PROTOCOL']}"
+            request = f"{req.method} {req.uri} {environ['SERVER_PROTOCOL']}".replace('"', '\\"')
             print(f'{environ["REMOTE_ADDR"]} - - {self.now()} "{request}" {resp.status[:3]} {resp.sent}', flush=True)
 
 
