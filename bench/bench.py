@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from heapq import heapify, heapreplace
 from http.client import HTTPConnection, HTTPException
@@ -28,8 +29,7 @@ OUT = HERE / "out" if QUICK else HERE  # one quick run is not what the README sh
 RUNS = 1 if QUICK else 3
 # Seconds that are measured: a rate with the delays, one without, requests from a load tool, a rate on the cluster.
 PACED, FLAT_OUT, LOAD, CLUSTER = (5, 4, 1, 12) if QUICK else (10, 8, 3, 25)
-PROJECT = "dockercoinsbench"
-LABEL = f"label=com.docker.compose.project={PROJECT}"
+project = "dockercoinsbench"
 NAMESPACE = f"dockercoins-bench-{os.getpid()}"
 OWN = ("rng", "hasher", "webui", "worker")  # services with an image of this repository
 SERVICES = (*OWN, "redis")
@@ -53,6 +53,7 @@ AIMS = {
     "rng, 8 clients, kept alive, requests/s": ("1990", "4000"),
     "hasher, 8 clients, kept alive, requests/s": ("3640", "4000"),
     "/json, 16 clients, kept alive, requests/s": ("6740", "7000"),
+    "webui with 100 pages open, % of a CPU": ("", "10"),
     "memory idle, rng + hasher + webui + worker, MB": ("196", "150"),
     "up to first counted hash, s": ("3 to 13", "2"),
     "stop, s": ("10.6", "1"),
@@ -72,7 +73,7 @@ class Failed(Exception):
 def run(*command, timeout=60, given=None, errors=subprocess.PIPE, **env):
     """Return what a command prints; whoever runs the benchmark may have settings, which stay out of it."""
     clean = {k: v for k, v in os.environ.items() if not k.endswith("_DELAY") and k not in ("REGISTRY", "DEBUG")}
-    clean |= {"COMPOSE_PROJECT_NAME": PROJECT, "TAG": "bench", "DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
+    clean |= {"COMPOSE_PROJECT_NAME": project, "TAG": "bench", "DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=clean | env, input=given, text=True, timeout=timeout,
@@ -136,7 +137,8 @@ class Container:
 def containers():
     """Return the running containers by service."""
     found = {service: [] for service in SERVICES}
-    for facts in json.loads(run("docker", "inspect", *run("docker", "ps", "-q", "--filter", LABEL).split())):
+    label = f"label=com.docker.compose.project={project}"
+    for facts in json.loads(run("docker", "inspect", *run("docker", "ps", "-q", "--filter", label).split())):
         container = Container(facts)
         found[container.service].append(container)
     return found
@@ -201,6 +203,30 @@ def first_hash():
     return time.monotonic() - begun
 
 
+def page(end):
+    """Ask webui what an open page asks, when it asks (webui/files/page.js), until `end` (s, monotonic)."""
+    browser, since = HTTPConnection("127.0.0.1", 8000, timeout=5), 0
+    while time.monotonic() < end:
+        browser.request("GET", f"/json?since={since}")
+        answer = json.load(browser.getresponse())
+        since = answer["start"] + len(answer["speed"]) - 5
+        time.sleep(max(0.2, 1 - (answer["clock"] - 0.15) % 1))
+    browser.close()
+
+
+def watched(webui, seconds, pages=100):
+    """Note how much of a CPU webui takes while so many pages are open."""
+    with ThreadPoolExecutor(pages) as browsers:
+        open_pages = [browsers.submit(page, time.monotonic() + seconds + 3) for _ in range(pages)]
+        time.sleep(2)  # each has what was before it
+        begun, before = time.monotonic(), webui.cpu()
+        time.sleep(seconds)
+        spent = (webui.cpu() - before) / (time.monotonic() - begun)
+        for each in open_pages:
+            each.result()
+    figures[f"webui with {pages} pages open, % of a CPU"].append(100 * spent)
+
+
 def plural(count, word):
     """Return `1 worker`, `2 workers`."""
     return f"{count} {word}{'s' * (count != 1)}"
@@ -216,6 +242,8 @@ def measure_paced():
             figures["memory idle, rng + hasher + webui + worker, MB"].append(sum(idle[name] for name in OWN))
             for service in SERVICES:
                 figures[f"memory idle, {service}, MB"].append(idle[service])
+        if workers == 10:
+            watched(found["webui"][0], PACED)
     compose("up", "-d", "--scale", "worker=1")
     begun = time.monotonic()
     compose("stop")
@@ -252,11 +280,13 @@ def measure_flat_out():
 
 
 def down():
-    """Remove the containers, data too; again if Docker has not yet seen the last one leave the network."""
+    """Remove the containers, data too. A network that Docker 20.10 takes for still in use is left to it."""
+    global project
     try:
         compose("down", "-v", "--remove-orphans", "-t", "5")
-    except Failed:
-        compose("down", "-v", "--remove-orphans", "-t", "5")
+    except Failed as error:
+        say(error)
+        project += "x"
 
 
 def kubectl(*args, timeout=150, given=None):

@@ -45,10 +45,13 @@ def seconds_of(url):
 
 
 def rate(stack, seconds, low, high):
-    """Assert a rate: three tries to be high enough, as noise of the machine only lowers it, none to be too high."""
+    """Assert a rate, by hasher's log: three tries to be high enough, as noise of the machine only lowers it.
+
+    None may be too high, but for 0.07 s: a step is seen 0.02 s late at most, and rng makes up for 0.05 s (LATE).
+    """
     for _ in range(3):
-        measured = stack.rate(seconds)
-        assert measured <= high
+        measured = stack.rate(seconds, stack.served)
+        assert measured <= high * seconds / (seconds - 0.07)
         if measured >= low:
             return
     raise AssertionError(f"{measured} hashes/s, not {low} to {high}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 import threading
 import time
 
@@ -178,6 +179,25 @@ def test_first_unit_is_counted_at_once_then_about_once_a_second(mining, db, capl
     lines = [r.message for r in caplog.records if "units of work done" in r.message]
     assert lines[0] == "1 units of work done, updating hash counter"
     assert len(lines) <= 2
+
+
+def test_no_unit_falls_between_two_batches(monkeypatch):
+    counted, usual = [], sys.getswitchinterval()
+    monkeypatch.setattr(services, "count", lambda name, number, units, *_: counted.append(units) or 0.0)
+    it = worker.Worker()
+    it.mined.wait = lambda _: it.mined.is_set()  # one batch after the other
+    counter = threading.Thread(target=it.count)
+    sys.setswitchinterval(1e-6)
+    try:
+        counter.start()
+        for _ in range(20_000):
+            it.add("1", b"", 0)
+        it.mined.set()
+        counter.join(10)
+    finally:
+        sys.setswitchinterval(usual)
+    assert sum(counted) == it.done == 20_000
+    assert len(counted) > 10
 
 
 def test_coin_goes_into_the_wallet_and_the_log(mining, db, caplog):
