@@ -39,6 +39,7 @@ class Worker:
         self.name = secrets.token_hex(8)  # new for each process: its batches are numbered from 1
         self.batch, self.lock = Batch(), threading.Lock()
         self.done = self.counted = 0  # units of work
+        self.busy = 0  # CPU time (s) that mining has taken up to its last rest
         self.ahead = 1e12  # how far Redis' clock is ahead of ours (s), from its last answer
         self.stopping, self.mined = threading.Event(), threading.Event()
 
@@ -71,7 +72,9 @@ class Worker:
         HEARTBEAT.touch()
         if len(self.batch.coins) >= 2 * BACKLOG:
             raise Trouble("mining", "backlog full until redis is back")
-        time.sleep(max(0, started + DELAY - time.monotonic()))
+        # The rest stands for work: what this thread has really worked since the last one is a part of it.
+        time.sleep(max(0, self.busy + DELAY - time.thread_time()))
+        self.busy = time.thread_time()
         data = services.draw()
         if not self.stopping.is_set():
             self.add(services.sha256(data), data, started)
