@@ -13,6 +13,12 @@ from processes import ROOT, Stack
 
 # The page must not trust the browser's clock: here it is 3 hours slow.
 WRONG_CLOCK = "const right = Date.now; Date.now = () => right() - 3 * 3600 * 1000;"
+# When a screen reader was told something, in milliseconds since the page was opened.
+ANNOUNCED = """addEventListener("DOMContentLoaded", () => {
+  const times = window.announced = [];
+  const spoken = { childList: true, characterData: true, subtree: true };
+  new MutationObserver(() => times.push(performance.now())).observe(document.getElementById("spoken"), spoken);
+});"""
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +87,7 @@ def open_page(chromium):
         )
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         page.add_init_script(WRONG_CLOCK)
+        page.add_init_script(ANNOUNCED)
         page.goto(url)
         return page
 
