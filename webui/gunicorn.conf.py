@@ -23,7 +23,7 @@ class AccessLog(Logger):
 
     def access(self, resp, req, environ, request_time):
         if environ.get("PATH_INFO") != "/healthz":
-            request = f"{req.method} {req.uri} {environ['SERVER_PROTOCOL']}".replace('"', '\\"')
+            request = f"{req.method} {req.uri} {environ['SERVER_PROTOCOL']}".replace("\\", r"\\").replace('"', r"\"")
             print(f'{environ["REMOTE_ADDR"]} - - {self.now()} "{request}" {resp.status[:3]} {resp.sent}', flush=True)
 
 

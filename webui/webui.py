@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import gevent
 import redis
@@ -50,20 +51,21 @@ def deadline(seconds):
         raise redis.TimeoutError(f"no answer within {seconds} s") from None
 
 
-one_at_a_time = BoundedSemaphore()
-to_begin = {}  # by `since`: the read of Redis that has not begun yet
+turns = WeakValueDictionary()  # by `since`: who reads Redis now; forgotten with the last one who waits
+to_begin = {}  # by `since`: the read that comes next
 
 
 def read(since):
     """Return what STATE tells from second `since` on, or raise redis.RedisError, within 1.5 s.
 
-    Requests that come while another read is on share the next one, so no answer is older than its request.
+    Requests for the same that come while it is read share the next read, so no answer is older than its request.
     """
     if since in to_begin:
         return to_begin[since].get()
     to_begin[since] = answer = AsyncResult()
+    turn = turns.setdefault(since, BoundedSemaphore())
     try:
-        with deadline(1.5), one_at_a_time:
+        with deadline(1.5), turn:
             del to_begin[since]
             answer.set(db.eval(STATE, 0, since, HISTORY))
     except BaseException as error:  # for all who wait

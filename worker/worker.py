@@ -15,7 +15,7 @@ import services
 from services import Trouble
 from settings import DEBUG, DELAY
 
-BACKLOG = 50_000  # coins kept while Redis is away (10 MB): three days of them, or 20 minutes without the delays
+BACKLOG = 50_000  # coins kept while Redis is away (10 MB): three days of them, or some 45 minutes without the delays
 HEARTBEAT = Path(tempfile.gettempdir(), "worker-heartbeat")  # touched for each unit, for the liveness probe
 log = logging.getLogger("worker")
 
@@ -72,7 +72,7 @@ class Worker:
         HEARTBEAT.touch()
         if len(self.batch.coins) >= 2 * BACKLOG:
             raise Trouble("mining", "backlog full until redis is back")
-        # The rest stands for work: what this thread has really worked since the last one is a part of it.
+        # DELAY stands for work, so the CPU time that this thread spent since its last rest is taken off it.
         time.sleep(max(0, self.busy + DELAY - time.thread_time()))
         self.busy = time.thread_time()
         data = services.draw()

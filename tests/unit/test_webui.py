@@ -3,7 +3,7 @@
 import time
 
 import fakeredis
-import gevent
+import gevent.event
 import pytest
 import redis
 
@@ -59,12 +59,13 @@ def test_speed_goes_back_250_seconds_at_most(client):
 
 def requests_during_a_read(monkeypatch, answers):
     """Begin a read and, while it goes on, 20 for each of two seconds; return the reads of Redis, and what all got."""
-    reads = []
+    reads, all_there = [], gevent.event.Event()
 
     def read(_script, _keys, since, _history):
         reads.append(since)
-        gevent.sleep(0.05)
-        return answers(len(reads))
+        number = len(reads)
+        all_there.wait()
+        return answers(number)
 
     monkeypatch.setattr(webui.db, "eval", read)
 
@@ -75,21 +76,24 @@ def requests_during_a_read(monkeypatch, answers):
             return type(error)
 
     first = gevent.spawn(request, 1)
-    gevent.sleep(0.02)
+    gevent.sleep(0)
     late = [gevent.spawn(request, since) for since in 20 * (1, 2)]
+    gevent.sleep(0)
+    all_there.set()
     gevent.joinall([first, *late], timeout=5)
     return reads, [each.value for each in (first, *late)]
 
 
 def test_requests_that_come_together_share_one_read_that_begins_after_them(db, monkeypatch):
     reads, got = requests_during_a_read(monkeypatch, lambda number: number)
-    assert reads == [1, 1, 2]
-    assert got == [1, *20 * [2, 3]]
+    assert reads == [1, 2, 1, 2]
+    assert got == [1, 3, 2, *19 * [3, 4]]
+    assert not webui.turns and not webui.to_begin
 
 
 def test_all_who_share_a_read_hear_of_its_trouble_and_the_next_read_works(db, monkeypatch):
     def trouble(number):
-        if number <= 3:
+        if number <= 4:
             raise redis.ConnectionError("away")
         return "back"
 

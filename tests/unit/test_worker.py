@@ -186,7 +186,7 @@ def test_no_unit_falls_between_two_batches(monkeypatch):
     monkeypatch.setattr(services, "count", lambda name, number, units, *_: counted.append(units) or 0.0)
     it = worker.Worker()
     it.mined.wait = lambda _: it.mined.is_set()  # one batch after the other
-    counter = threading.Thread(target=it.count)
+    counter = threading.Thread(target=it.count, daemon=True)
     sys.setswitchinterval(1e-6)
     try:
         counter.start()
@@ -198,6 +198,17 @@ def test_no_unit_falls_between_two_batches(monkeypatch):
         sys.setswitchinterval(usual)
     assert sum(counted) == it.done == 20_000
     assert len(counted) > 10
+
+
+def test_rest_is_the_delay_without_the_cpu_time_since_the_last_one(answers, monkeypatch):
+    rests, cpu = [], iter([0.004, 0.005, 0.008, 0.009, 0.5, 0.5])  # s: before and after each rest
+    monkeypatch.setattr(worker, "DELAY", 0.1)
+    monkeypatch.setattr(worker.time, "sleep", rests.append)
+    monkeypatch.setattr(worker.time, "thread_time", lambda: next(cpu))
+    it = worker.Worker()
+    for _ in range(3):
+        it.work()
+    assert rests == pytest.approx([0.096, 0.097, 0])
 
 
 def test_coin_goes_into_the_wallet_and_the_log(mining, db, caplog):
