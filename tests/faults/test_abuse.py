@@ -149,8 +149,8 @@ def test_50_clients_drawing_16_mb_cost_little_memory(mining):
 
     def client(over):
         with requests.get(url, stream=True, timeout=30) as answer:
-            while not over.is_set() and answer.raw.read(1_000_000):
-                time.sleep(0.01)
+            while not over.is_set() and answer.raw.read(200_000):  # so slowly that all 50 are under way at a time
+                time.sleep(0.1)
 
     survives(mining, 50, client, share=0)
 
