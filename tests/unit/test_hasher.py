@@ -9,6 +9,7 @@ import pytest
 import hasher
 
 LIMIT = 64 * 1024**2
+CHUNKED = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}  # as gunicorn passes it on
 
 
 @pytest.fixture
@@ -35,21 +36,23 @@ def test_hash_is_that_of_the_raw_body_whatever_its_type(client, body, content_ty
 
 
 def test_body_without_a_length_is_hashed_to_its_end(client):
-    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
-    answer = client.post("/", input_stream=io.BytesIO(b"chunks"), environ_overrides=environ)
+    answer = client.post("/", input_stream=io.BytesIO(b"chunks"), environ_overrides=CHUNKED)
     assert answer.text == hashlib.sha256(b"chunks").hexdigest()
 
 
-def test_body_of_the_limit_is_hashed_and_one_byte_more_is_413(client):
-    assert client.post("/", data=bytes(LIMIT)).status_code == 200
-    answer = client.post("/", data=bytes(LIMIT + 1))
+@pytest.mark.parametrize("environ", [{}, CHUNKED], ids=["length", "chunked"])
+def test_body_of_the_limit_is_hashed_and_one_byte_more_is_413(client, environ):
+    answer = client.post("/", data=bytes(LIMIT), environ_overrides=environ)
+    assert (answer.status_code, answer.text) == (200, hashlib.sha256(bytes(LIMIT)).hexdigest())
+    answer = client.post("/", data=bytes(LIMIT + 1), environ_overrides=environ)
     assert (answer.status_code, answer.mimetype, answer.text.count("\n")) == (413, "text/plain", 1)
 
 
-def test_body_without_a_length_over_the_limit_is_413(client):
-    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
-    answer = client.post("/", input_stream=io.BytesIO(bytes(LIMIT + 1)), environ_overrides=environ)
-    assert answer.status_code == 413
+def test_long_body_lets_others_have_a_turn_at_each_piece(client, monkeypatch):
+    turns = []
+    monkeypatch.setattr(time, "sleep", turns.append)
+    client.post("/", data=bytes(10 * hasher.PIECE))
+    assert turns == 11 * [0]
 
 
 def test_cut_off_body_is_no_hash(client):
