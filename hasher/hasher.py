@@ -39,13 +39,16 @@ def hash_body():
     """Return the lower-case hex SHA-256 of the raw body, whatever its content type; read in pieces, never whole."""
     if request.content_length is None:
         request.max_content_length += 1  # the stream of a chunked body refuses to go on at its limit, not behind it
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     try:
         while piece := request.stream.read(PIECE):
             digest.update(piece)
+            size += len(piece)
             time.sleep(0)  # a turn for the others: a client that sends fast would have them wait for its last piece
     except ParseException as error:  # gunicorn's word on a chunk that is none
         raise BadRequest(str(error)) from error
+    if size < (request.content_length or 0):
+        raise BadRequest(f"the body ended after {size} of {request.content_length} bytes")
     time.sleep(DELAY)
     return Response(digest.hexdigest(), mimetype="text/plain")
 

@@ -7,7 +7,6 @@ import secrets
 import signal
 import statistics
 import time
-from datetime import datetime
 
 import pytest
 from engine import (
@@ -32,7 +31,6 @@ from engine import (
 
 NOISE = 1.005  # a limit may be passed by what a measurement of 15 s can be wrong
 LIMITS = {1: 3.333, 2: 6.667, 10: 10.0}  # hashes/s, by the number of workers
-ASKED = re.compile(r'^(\S+) .*"POST / HTTP/1.1" 200', re.M)
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +52,11 @@ def only(app, service):
     return container
 
 
-def posts(app, since=0):
-    """Return when (s) hasher served each hash, by its access log."""
-    found = [match[1] for container in app.containers("hasher") for match in ASKED.finditer(logs(container, since))]
-    return sorted(datetime.fromisoformat(stamp[:26] + "+00:00").timestamp() for stamp in found)
-
-
 def rate(app, seconds=15):
     """Return the hashes/s of the next seconds, from one hash served to another."""
     since = time.time()
     time.sleep(seconds)
-    times = posts(app, since)
+    times = app.posts(since)
     return (len(times) - 1) / (times[-1] - times[0])
 
 
@@ -257,7 +249,7 @@ def test_stop_counts_every_unit_and_down_then_up_keeps_them(app):
     ended = {service: inspect(only(app, service), "{{.State.FinishedAt}}") for service in ("redis", "hasher")}
     for container in app.containers("worker"):
         assert inspect(container, "{{.State.FinishedAt}}") < ended["redis"], "the worker stops before redis"
-    served = len(posts(app))
+    served = len(app.posts())
     coins = sum(logs(container).count("Coin found") for container in app.containers("worker"))
     assert served > 0
     app.compose("down")

@@ -1,20 +1,23 @@
 """Docker and Compose as the tests use them, and what they read from containers."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import requests
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SERVICES = ("rng", "hasher", "webui", "worker", "redis")
 OWN = SERVICES[:4]  # those with an image of this repository
 PORTS = {"webui": 8000, "rng": 8001, "hasher": 8002}
 PROJECT = "dockercoinstest"
 LABEL = f"com.docker.compose.project={PROJECT}"
 NOBODY = 65534
+HASHED = re.compile(r'^(\S+) (\S+) .*"POST / HTTP/1.1" 200', re.M)
 CI = bool(os.environ.get("CI"))
 
 # The settings of whoever runs the tests stay out of them; images are built by the builder that every Docker has.
@@ -146,6 +149,12 @@ class App:
         return docker(
             "ps", "-aq", "--filter", f"label={LABEL}", "--filter", f"label=com.docker.compose.service={service}"
         ).split()
+
+    def posts(self, since=0, by=""):
+        """Return when (s) hasher served each hash, by its access log; with `by`, those for that address alone."""
+        lines = "".join(logs(container, since) for container in self.containers("hasher"))
+        found = [stamp for stamp, address in HASHED.findall(lines) if by in ("", address)]
+        return sorted(datetime.fromisoformat(stamp[:26] + "+00:00").timestamp() for stamp in found)
 
 
 def logs(container, since=0):
