@@ -1,18 +1,19 @@
 -- Counts one batch: hashes, coins and speed together, once. Redis runs a script whole or not at all and nothing in
 -- between, so the check and the write are one step. A batch carries its worker's name and a number that grows by one;
 -- one that was applied already, because its answer was lost or it comes in late behind its own retry, adds nothing.
+-- The number is kept for good, a few bytes for each start of a worker: one that expires lets its batch in again.
 -- A failing script is not undone, so what can fail (a key of another type) comes before anything is written.
-local seq, units, seconds, last = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local worker, seq, units = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local seconds, last, age, ours = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local clock = string.format('%.6f', now)
-local batch_key = 'worker:' .. KEYS[1]
-if tonumber(redis.call('GET', batch_key) or 0) >= seq then return clock end
+if tonumber(redis.call('HGET', 'batches', worker) or 0) >= seq then return clock end
 redis.call('HLEN', 'wallet')
 local counted = redis.call('HGET', 'speed', 'hashes')
 local hashes = redis.call('INCRBY', 'hashes', units)
-for i = 7, #ARGV, 2 do redis.call('HSET', 'wallet', ARGV[i], ARGV[i + 1]) end
-redis.call('SET', batch_key, seq, 'EX', 86400)
+for i = 8, #ARGV, 2 do redis.call('HSET', 'wallet', ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', 'batches', worker, seq)
 
 -- The chart's past: in the hash `speed`, for each second of Redis' clock, the hashes of that second. A batch is spread
 -- evenly over the time its units took, at most 2 s each, so a steady worker is a flat line whatever its batches are; the
@@ -34,7 +35,7 @@ local function mined(amount, took, ended)
   local unit = math.max(math.min(took / amount, 2), 0.0001)
   spread(amount, ended - (amount - 0.5) * unit, ended + 0.5 * unit)
 end
-local ended = math.min(now - ARGV[5], tonumber(ARGV[6])) -- by the worker's idea of our clock, as we may hear of it late
+local ended = math.min(now - age, ours) -- by the worker's idea of our clock, as we may hear of it late
 mined(1, last, ended)
 if units > 1 then mined(units - 1, seconds - last, ended - last) end
 

@@ -63,4 +63,4 @@ def sha256(data):
 def count(worker, *batch):
     """Have redis count a batch of `worker` (worker/count.lua), once however often; return its clock (s)."""
     with asking("redis"):
-        return float(REDIS.eval(COUNT, 1, worker, *batch))
+        return float(REDIS.eval(COUNT, 0, worker, *batch))

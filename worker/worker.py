@@ -32,6 +32,25 @@ class Batch:
     coins: list = field(default_factory=list)  # hash, bytes, hash, bytes...
 
 
+class Troubles(dict):
+    """What does not do as it should, by service: each cause is logged once, and that it is over after 2 s without."""
+
+    def begin(self, service, cause):
+        """Log `cause` unless it was already, or is the sixth of this trouble."""
+        causes, _ = self.get(service, (set(), 0))
+        if cause not in causes and len(causes) < 5:
+            log.warning("%s: %s, trying again", service, cause)
+            causes.add(cause)
+        self[service] = causes, time.monotonic()
+
+    def end(self):
+        """Log which services are back: what comes and goes with each unit of work is one trouble, not many."""
+        for service, (_, last) in list(self.items()):
+            if time.monotonic() - last > 2:
+                log.warning("%s is back", service)
+                del self[service]
+
+
 class Worker:
     """One thread mines, another counts. A unit of work is in the batch that grows, then in the one that is counted."""
 
@@ -41,30 +60,28 @@ class Worker:
         self.done = self.counted = 0  # units of work
         self.busy = 0  # CPU time (s) that mining has taken up to its last rest
         self.ahead = 1e12  # how far Redis' clock is ahead of ours (s), from its last answer
-        self.stopping, self.mined = threading.Event(), threading.Event()
+        self.stopping, self.mined, self.over = threading.Event(), threading.Event(), threading.Event()
 
-    def persist(self, action):
-        """Do `action` until it works, with 0.1 to 2 s in between; log each new trouble once, and its end."""
-        troubles, backoff = {}, 0.1
-        while True:
+    def persist(self, action, troubles):
+        """Do `action` until it works, with 0.1 to 2 s in between; return True, or None if it did not before the end."""
+        backoff = 0.1
+        while not self.over.is_set():
             try:
                 action()
-                break
+                if not self.stopping.is_set():  # then it may have asked nobody
+                    troubles.end()
+                return True
             except Trouble as error:
-                service, cause = error.args
-                if troubles.get(service) != cause:
-                    log.warning("%s: %s, trying again", service, cause)
-                troubles[service] = cause
+                troubles.begin(*error.args)
                 if self.stopping.wait(random.uniform(backoff / 2, backoff)):
                     time.sleep(0.05)
                 backoff = min(backoff * 2, 2)
-        for service in troubles:
-            log.warning("%s is back", service)
 
     def mine(self):
         """Do units of work until stopped."""
+        troubles = Troubles()
         while not self.stopping.is_set():
-            self.persist(self.work)
+            self.persist(self.work, troubles)
 
     def work(self):
         """Do one unit of work."""
@@ -93,13 +110,12 @@ class Worker:
 
     def count(self):
         """Add what is done to Redis: the first unit at once, then about once a second, at the end what is left."""
-        mined = False
+        troubles, mined = Troubles(), False
         while not mined:
             mined = self.mined.wait(1 if self.counted else 0.02)
             with self.lock:
                 batch, self.batch = self.batch, Batch(self.batch.number + 1)
-            if batch.units:
-                self.persist(lambda batch=batch: self.send(batch))
+            if batch.units and self.persist(lambda batch=batch: self.send(batch), troubles):
                 self.counted += batch.units
                 log.info("%d units of work done, updating hash counter", batch.units)
 
@@ -113,7 +129,8 @@ class Worker:
         self.ahead = clock - sent
 
     def run(self, signals):
-        """Mine until one of `signals`. Then a draw is given up, a hash that was posted has 0.5 s, counting 1 s."""
+        """Mine until one of `signals`. Then a draw is given up, a hash that was posted has 0.5 s, and counting is tried
+        for 1 s, the last try to its end (2 s)."""
         miner, counter = (threading.Thread(target=each, daemon=True) for each in (self.mine, self.count))
         miner.start()
         counter.start()
@@ -122,12 +139,15 @@ class Worker:
         miner.join(0.5)
         self.mined.set()
         counter.join(1)
+        self.over.set()
+        counter.join(2.2)
         if self.done != self.counted:
             log.error("%d units of work stay uncounted", self.done - self.counted)
 
 
 if __name__ == "__main__":
     logging.basicConfig()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what is wrong with an answer, worker says itself, and once
     log.setLevel(logging.DEBUG if DEBUG else logging.INFO)
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for all threads: run() waits for them

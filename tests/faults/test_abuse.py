@@ -55,7 +55,7 @@ def usual(app):
 
 
 class Abuse:
-    """`count` clients, each calling `client()` again and again: threads of a process of their own, killed at the end."""
+    """`count` threads that call `client()` again and again, in a process of their own that is killed at the end."""
 
     def __init__(self, count, client):
         self.count, self.client = count, client
@@ -88,11 +88,11 @@ class Memory:
     """Watches how much memory the containers use, by `docker stats`."""
 
     def __init__(self, containers):
-        self.containers, self.said = containers, tempfile.TemporaryFile("w+")
+        self.command = [DOCKER, "stats", "--format", "{{.MemUsage}}", *containers]
 
     def __enter__(self):
-        command = [DOCKER, "stats", "--format", "{{.MemUsage}}", *self.containers]
-        self.process = subprocess.Popen(command, stdout=self.said)
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when all is over)
+        self.process = subprocess.Popen(self.command, stdout=self.said)
         return self
 
     def __exit__(self, *_):
