@@ -1,5 +1,6 @@
 """What worker asks of rng, hasher and redis; whatever goes wrong is Trouble."""
 
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,14 @@ COUNT = Path(__file__).with_name("count.lua").read_text()
 # A Kubernetes Service spreads connections, not requests: kept open, a new rng replica would get no work.
 # Each request is prepared once and sent by requests' adapter: no look-up of proxies, passwords and cookies each time.
 http = requests.adapters.HTTPAdapter()
+# A container that goes with its network or its node says no goodbye: while an answer is waited for, TCP asks each second
+# whether the other side is there, and gives up after 4 s. (Not every system has these names.)
+ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
+http.init_poolmanager(1, 1, socket_options=urllib3.connection.HTTPConnection.default_socket_options + ALIVE)
 CLOSE = {"Connection": "close"}
 DRAW = requests.Request("GET", f"{RNG_URL}/32", CLOSE).prepare()
 HASH = requests.Request(

@@ -11,6 +11,7 @@ import time
 import pytest
 import redis
 import requests
+from engine import LABEL, docker, inspect, logs, wait
 from processes import LINES, ROOT, Stack, free_port, wait_until
 
 FULL = os.environ.get("FULL") == "1"
@@ -265,6 +266,27 @@ def test_names_that_do_not_resolve_for_a_while(stack, tmp_path):
     mines(stack, 3)
     assert len(lines(stack, "rng: ")) == len(lines(stack, "rng is back")) == 1
     equal(stack)
+
+
+def test_rng_that_lost_its_network_and_comes_back_with_another_address_is_found_by_every_worker(built):
+    built.down()
+    built.up(worker=5)  # most of them wait for rng at any time
+    (rng,), workers = built.containers("rng"), built.containers("worker")
+    network = inspect(rng, "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}")
+    began = time.time()
+    docker("network", "disconnect", network, rng)
+    for worker in workers:
+        wait(lambda it=worker: "rng: [Errno" in logs(it, began), 10, "every worker says what happens")
+    squatter = docker("run", "-d", "--label", LABEL, "--network", network, "redis:8-alpine")  # takes the address
+    docker("network", "connect", "--alias", "rng", network, rng)
+    back = time.time()
+    for worker in workers:
+        wait(lambda it=worker: "units of work done" in logs(it, back + 1), 5, "every worker mines again")
+    docker("rm", "-f", "-v", squatter)
+    for worker in workers:
+        wait(lambda it=worker: "rng is back" in logs(it, back), 5, "every worker says that it is over")
+        assert logs(worker, began).count("rng: ") <= 2  # no answer, then no such name
+    built.down()
 
 
 @pytest.mark.parametrize("order", [("worker", "hasher", "rng", "redis"), ("worker", "redis", "rng", "hasher")])
