@@ -15,8 +15,8 @@ COUNT = Path(__file__).with_name("count.lua").read_text()
 # A Kubernetes Service spreads connections, not requests: kept open, a new rng replica would get no work.
 # Each request is prepared once and sent by requests' adapter: no look-up of proxies, passwords and cookies each time.
 http = requests.adapters.HTTPAdapter()
-# A container that goes with its network or its node says no goodbye: while an answer is waited for, TCP asks each second
-# whether the other side is there, and gives up after 4 s. (Not every system has these names.)
+# A container that goes with its network or its node says no goodbye: while an answer is waited for, TCP asks each
+# second whether the other side is there, and gives up after 4 s. (Not every system has these names.)
 ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     (socket.IPPROTO_TCP, getattr(socket, name), value)
     for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3))
