@@ -6,6 +6,7 @@ monkey.patch_all()  # before anything else is imported
 
 import os  # noqa: E402
 import sys  # noqa: E402
+import time  # noqa: E402
 
 from gunicorn.glogging import Logger  # noqa: E402
 
@@ -32,11 +33,18 @@ worker_class = "gevent"
 workers = 1
 preload_app = True  # a wrong setting ends gunicorn with its one line, and memory is shared
 graceful_timeout = 1  # second for requests in progress when stopped; workers retry the rest
+limit_request_fields = 32  # up to 8 kB are read for each before it refuses, at a cost that grows with the square
 logger_class = AccessLog
 accesslog = "-"
 control_socket_disable = True
 if os.path.isdir("/dev/shm"):
     worker_tmp_dir = "/dev/shm"  # the one place that can be written when the root is read-only
+
+
+def pre_request(worker, request):
+    """Let other connections have their turn: one that sends its requests all at once would keep the process busy."""
+    time.sleep(0)
+
 
 # In an image started as root: bind port 80 as root, serve as the user that the Dockerfile names.
 if os.geteuid() == 0 and "SERVE_AS_UID" in os.environ:

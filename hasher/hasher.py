@@ -23,7 +23,7 @@ def seconds(name, default):
 
 
 DELAY = seconds("HASHER_DELAY", "0.1")  # contract: a hash takes 0.1 s
-PIECE = 64 * 1024  # bytes of a body read and hashed at a time, so that memory stays small
+PIECE = 8 * 1024  # bytes of a body read and hashed at a time, so that memory stays small and others wait little
 app = Flask(__name__, static_folder=None)
 app.config["MAX_CONTENT_LENGTH"] = 64 * 1024**2  # bytes; a longer body, chunked or not, is 413
 
@@ -38,13 +38,13 @@ def index():
 def hash_body():
     """Return the lower-case hex SHA-256 of the raw body, whatever its content type; read in pieces, never whole."""
     if request.content_length is None:
-        request.max_content_length += 1  # the stream of a chunked body refuses to go on at its limit, not behind it
+        request.max_content_length += 1  # the stream of a chunked body ends with an error at its limit, not behind it
     digest, size = hashlib.sha256(), 0
     try:
-        while piece := request.stream.read(PIECE):
+        while size != request.content_length and (piece := request.stream.read(PIECE)):
             digest.update(piece)
             size += len(piece)
-            time.sleep(0)  # a turn for the others: a client that sends fast would have them wait for its last piece
+            time.sleep(0)  # a turn for the others, who would wait for the last piece of a client that sends fast
     except ParseException as error:  # gunicorn's word on a chunk that is none
         raise BadRequest(str(error)) from error
     if size < (request.content_length or 0):

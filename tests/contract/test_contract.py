@@ -95,6 +95,14 @@ def test_raw_body_is_hashed_chunked_or_not(stack, content_type, chunked):
     assert answer.headers["Content-Type"].startswith("text/plain")
 
 
+@pytest.mark.parametrize("chunked", [True, False])
+def test_body_of_64_mib_is_hashed_and_one_byte_more_is_413(stack, chunked):
+    for body, status in ((bytes(64 * 1024**2), 200), (bytes(64 * 1024**2 + 1), 413)):
+        answer = requests.post(stack.url("hasher"), data=iter([body]) if chunked else body, timeout=20)
+        assert answer.status_code == status
+        assert status == 413 or answer.text == hashlib.sha256(body).hexdigest()
+
+
 def test_webui_redirects_to_the_page(stack):
     assert requests.get(stack.url("webui"), allow_redirects=False, timeout=5).headers["Location"] == "/index.html"
 
