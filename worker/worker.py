@@ -68,7 +68,7 @@ class Worker:
         while not self.over.is_set():
             try:
                 action()
-                if not self.stopping.is_set():  # then it may have asked nobody
+                if not self.stopping.is_set():  # work() may then have asked nobody
                     troubles.end()
                 return True
             except Trouble as error:
