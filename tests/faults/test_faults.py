@@ -153,15 +153,15 @@ def test_worker_stopped_while_redis_is_paused_counts_everything_if_it_answers_wi
 def test_redis_restarted_with_its_file_loses_nothing(real):
     real.start("rng", "hasher").ready().start("worker")
     mines(real, 3, 10)
-    for _ in range(ROUNDS):
-        told = len(lines(real, "redis: "))
+    for turn in range(ROUNDS):
         real.docker("kill", "-s", "KILL")
-        wait_until(lambda told=told: len(lines(real, "redis: ")) > told, 5, "the worker says what happens")
+        wait_until(lambda turn=turn: len(lines(real, "redis: ")) > turn, 5, "the worker says what happens")
         done = real.served()
         wait_until(lambda done=done: real.served() > done + 4, 5, "mining goes on")
         real.docker("start")
         before = wait_until(real.hashes, 5, "redis is back")
         wait_until(lambda before=before: real.hashes() > before, 5, "counting goes on")
+        wait_until(lambda turn=turn: len(lines(real, "redis is back")) > turn, 5, "the worker says that it is over")
     equal(real)
 
 
