@@ -7,6 +7,7 @@ monkey.patch_all()  # before anything else is imported
 import os  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
+from contextlib import suppress  # noqa: E402
 
 from gunicorn.glogging import Logger  # noqa: E402
 
@@ -42,8 +43,15 @@ if os.path.isdir("/dev/shm"):
 
 
 def pre_request(worker, request):
-    """Let other connections have their turn: one that sends its requests all at once would keep the process busy."""
+    """Give other connections a turn: one that sends its requests all at once would keep the process to itself."""
     time.sleep(0)
+
+
+def post_request(worker, request, environ, response):
+    """Read what is left of a body that nobody wanted, in turns too: gunicorn does it in one go, however long it is."""
+    with suppress(Exception):  # broken off or malformed: gunicorn ends the connection
+        while not request.should_close() and request.body.read(64 * 1024):
+            time.sleep(0)
 
 
 # In an image started as root: bind port 80 as root, serve as the user that the Dockerfile names.

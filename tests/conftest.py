@@ -25,11 +25,30 @@ def built(composes):
     """The first Compose, once it has built the four images; in the end nothing of the tests is left on the engine."""
     from engine import LABEL, App, docker
 
+    def left(*command):
+        return docker(*command, "--filter", f"label={LABEL}").split()
+
     app = App(next(iter(composes.values())))
-    app.down()  # what an interrupted run left
+    for container in left("ps", "-aq"):  # by an interrupted run
+        docker("rm", "-f", "-v", container)
+    app.down()
     app.compose("build", timeout=240)
     yield app
     app.down()
-    commands = (("ps", "-aq"), ("network", "ls", "-q"), ("volume", "ls", "-q"))
-    left = [line for command in commands for line in docker(*command, "--filter", f"label={LABEL}").split()]
-    assert not left, "the tests left containers, networks or volumes behind"
+    assert not left("ps", "-aq") + left("network", "ls", "-q") + left("volume", "ls", "-q"), "something is left behind"
+
+
+@pytest.fixture
+def start_image(built):
+    """A function that starts a container of an image like `docker run` and returns its id; it is removed afterwards."""
+    from engine import LABEL, docker
+
+    started = []
+
+    def start(*args):
+        started.append(docker("run", "-d", "--label", LABEL, *args))
+        return started[-1]
+
+    yield start
+    if started:
+        docker("rm", "-f", "-v", *started)

@@ -19,10 +19,10 @@ http = requests.adapters.HTTPAdapter()
 # second whether the other side is there, and gives up after 4 s. (Not every system has these names.)
 ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     (socket.IPPROTO_TCP, getattr(socket, name), value)
-    for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3))
+    for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_USER_TIMEOUT", 4000))
     if hasattr(socket, name)
 ]
-http.init_poolmanager(1, 1, socket_options=urllib3.connection.HTTPConnection.default_socket_options + ALIVE)
+http.init_poolmanager(2, 1, socket_options=urllib3.connection.HTTPConnection.default_socket_options + ALIVE)
 CLOSE = {"Connection": "close"}
 DRAW = requests.Request("GET", f"{RNG_URL}/32", CLOSE).prepare()
 HASH = requests.Request(

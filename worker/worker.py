@@ -36,7 +36,7 @@ class Troubles(dict):
     """What does not do as it should, by service: each cause is logged once, and that it is over after 2 s without."""
 
     def begin(self, service, cause):
-        """Log `cause` unless it was already, or is the sixth of this trouble."""
+        """Log `cause` unless it was already, or five others were."""
         causes, _ = self.get(service, (set(), 0))
         if cause not in causes and len(causes) < 5:
             log.warning("%s: %s, trying again", service, cause)
@@ -62,10 +62,10 @@ class Worker:
         self.ahead = 1e12  # how far Redis' clock is ahead of ours (s), from its last answer
         self.stopping, self.mined, self.over = threading.Event(), threading.Event(), threading.Event()
 
-    def persist(self, action, troubles):
-        """Do `action` until it works, with 0.1 to 2 s in between; return True, or None if it did not before the end."""
+    def persist(self, action, troubles, end):
+        """Do `action` until it works, with 0.1 to 2 s in between; return False if it fails after `end`, else True."""
         backoff = 0.1
-        while not self.over.is_set():
+        while True:
             try:
                 action()
                 if not self.stopping.is_set():  # work() may then have asked nobody
@@ -76,12 +76,14 @@ class Worker:
                 if self.stopping.wait(random.uniform(backoff / 2, backoff)):
                     time.sleep(0.05)
                 backoff = min(backoff * 2, 2)
+                if end.is_set():
+                    return False
 
     def mine(self):
         """Do units of work until stopped."""
         troubles = Troubles()
         while not self.stopping.is_set():
-            self.persist(self.work, troubles)
+            self.persist(self.work, troubles, self.stopping)
 
     def work(self):
         """Do one unit of work."""
@@ -115,7 +117,9 @@ class Worker:
             mined = self.mined.wait(1 if self.counted else 0.02)
             with self.lock:
                 batch, self.batch = self.batch, Batch(self.batch.number + 1)
-            if batch.units and self.persist(lambda batch=batch: self.send(batch), troubles):
+            if batch.units:
+                if not self.persist(lambda batch=batch: self.send(batch), troubles, self.over):
+                    break
                 self.counted += batch.units
                 log.info("%d units of work done, updating hash counter", batch.units)
 
@@ -129,8 +133,8 @@ class Worker:
         self.ahead = clock - sent
 
     def run(self, signals):
-        """Mine until one of `signals`. Then a draw is given up, a hash that was posted has 0.5 s, and counting is tried
-        for 1 s, the last try to its end (2 s)."""
+        """Mine until one of `signals`. Then a draw is given up, a hash that was posted has 0.5 s, and counting goes on
+        for 1 s, or for up to 4 s while redis lets it wait but answers."""
         miner, counter = (threading.Thread(target=each, daemon=True) for each in (self.mine, self.count))
         miner.start()
         counter.start()
@@ -140,7 +144,7 @@ class Worker:
         self.mined.set()
         counter.join(1)
         self.over.set()
-        counter.join(2.2)
+        counter.join(3)
         if self.done != self.counted:
             log.error("%d units of work stay uncounted", self.done - self.counted)
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import redis
 import requests
-from engine import LABEL, docker, inspect, logs, wait
+from engine import docker, inspect, logs, wait
 from processes import LINES, ROOT, Stack, free_port, wait_until
 
 FULL = os.environ.get("FULL") == "1"
@@ -102,10 +102,12 @@ def real(tmp_path):
     stack = Stack(tmp_path, REDIS_URL=f"redis://127.0.0.1:{port}")
     stack.db, stack.ports["redis"] = redis.Redis(port=port, socket_timeout=5), port
     stack.docker = lambda *words: subprocess.run([DOCKER, *words, name], check=True, capture_output=True, timeout=60)
-    wait_until(stack.db.ping, 20, "redis answers")
-    yield stack
-    stack.close()
-    stack.docker("rm", "-f", "-v")
+    try:
+        wait_until(stack.db.ping, 20, "redis answers")
+        yield stack
+    finally:
+        stack.close()
+        stack.docker("rm", "-f", "-v")
 
 
 def test_every_service_killed_and_started_again_in_turn(real):
@@ -175,7 +177,7 @@ def test_lost_replies_count_nothing_twice(real):
         proxy.reply = lambda data: False
         before = stack.hashes()
         wait_until(lambda before=before: stack.hashes() > before, 5, "a batch is applied whose reply is lost")
-        time.sleep(2.5)  # its retry, on a new connection, gets no reply either
+        time.sleep(2.5)  # nor is there a reply on a new connection
         proxy.reply = None
     mines(stack, 3)
     wait_until(lambda: stack.served() - logged(stack) <= 4, 5, "the worker knows what was counted")
@@ -240,6 +242,7 @@ def test_wrong_answer_is_no_unit_of_work_and_is_logged_once(stack, service, bad)
     proxy.answer = None
     healed.set()
     mines(stack, 3)
+    wait_until(lambda: lines(stack, f"{service} is back"), 5, "the worker says that it is over")
     assert len(lines(stack, f"{service}: ")) == len(lines(stack, f"{service} is back")) == 1
     equal(stack)
 
@@ -264,29 +267,36 @@ def test_names_that_do_not_resolve_for_a_while(stack, tmp_path):
     time.sleep(5)
     hosts.write_text("127.0.0.1 localhost rng.test\n")
     mines(stack, 3)
+    wait_until(lambda: lines(stack, "rng is back"), 5, "the worker says that it is over")
     assert len(lines(stack, "rng: ")) == len(lines(stack, "rng is back")) == 1
     equal(stack)
 
 
-def test_rng_that_lost_its_network_and_comes_back_with_another_address_is_found_by_every_worker(built):
+@pytest.fixture
+def app(built):
     built.down()
-    built.up(worker=5)  # most of them wait for rng at any time
-    (rng,), workers = built.containers("rng"), built.containers("worker")
+    yield built
+    built.down()
+
+
+def test_rng_that_lost_its_network_and_comes_back_with_another_address_is_found_by_every_worker(app, start_image):
+    app.up(worker=5)  # most of them wait for rng at any time
+    (rng,), workers = app.containers("rng"), app.containers("worker")
     network = inspect(rng, "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}")
-    began = time.time()
+    address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    began, before = time.time(), inspect(rng, address)
     docker("network", "disconnect", network, rng)
     for worker in workers:
         wait(lambda it=worker: "rng: [Errno" in logs(it, began), 10, "every worker says what happens")
-    squatter = docker("run", "-d", "--label", LABEL, "--network", network, "redis:8-alpine")  # takes the address
+    start_image("--network", network, "redis:8-alpine")  # takes the address
     docker("network", "connect", "--alias", "rng", network, rng)
     back = time.time()
+    assert inspect(rng, address) != before
     for worker in workers:
         wait(lambda it=worker: "units of work done" in logs(it, back + 1), 5, "every worker mines again")
-    docker("rm", "-f", "-v", squatter)
     for worker in workers:
         wait(lambda it=worker: "rng is back" in logs(it, back), 5, "every worker says that it is over")
         assert logs(worker, began).count("rng: ") <= 2  # no answer, then no such name
-    built.down()
 
 
 @pytest.mark.parametrize("order", [("worker", "hasher", "rng", "redis"), ("worker", "redis", "rng", "hasher")])

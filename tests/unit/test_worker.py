@@ -260,12 +260,12 @@ def test_back_off_goes_from_a_tenth_to_two_seconds_with_jitter(monkeypatch):
         if len(waits) < 20:
             raise worker.Trouble("rng", "away")
 
-    it.persist(fail_20_times, worker.Troubles())
+    it.persist(fail_20_times, worker.Troubles(), it.over)
     assert 0.05 <= waits[0] <= 0.1
     assert all(1 <= wait <= 2 for wait in waits[5:])
     assert len(set(waits[5:])) > 1
     waits.clear()
-    it.persist(fail_20_times, worker.Troubles())
+    it.persist(fail_20_times, worker.Troubles(), it.over)
     assert waits[0] <= 0.1
 
 
@@ -313,7 +313,7 @@ def test_nothing_is_said_to_be_back_that_was_not_asked_any_more(answers, clock, 
     troubles.begin("hasher", "refused")
     clock[0] += 2.1
     it.stopping.set()
-    it.persist(it.work, troubles)
+    it.persist(it.work, troubles, it.stopping)
     assert caplog.messages == again("hasher: refused")
 
 
@@ -390,18 +390,20 @@ def test_stop_with_redis_away_says_how_many_units_stay_uncounted(mining, db, mon
 
 
 def test_stop_lets_a_slow_redis_answer(mining, db, monkeypatch):
-    count, slow = db.eval, threading.Event()
+    count, slow, waiting = db.eval, threading.Event(), []
 
     def count_slowly(*args):
         if slow.is_set():
-            time.sleep(1.9)  # services.REDIS waits 2 s
+            waiting.append(True)
+            time.sleep(1.8)  # services.REDIS waits 2 s
         return count(*args)
 
     monkeypatch.setattr(db, "eval", count_slowly)
     it, stop = mining()
     until(lambda: it.counted)
     slow.set()
-    until(lambda: it.done > it.counted)
+    until(lambda: waiting)
+    until(lambda: it.batch.units)  # one batch is under way, and there is a unit for the last
     stop()
     assert int(db.get("hashes")) == it.done == it.counted
 
