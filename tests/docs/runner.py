@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 60  # seconds that what only looks is repeated
+PATIENCE = 120  # seconds that what only looks is repeated: a node may take more than 60 to tidy up a deleted pod
 LONGEST = {"commands": 300, "ctrl-c": 300}  # seconds until the commands end; until a promise before Ctrl-C holds
 DONE = "__DONE__"
 
