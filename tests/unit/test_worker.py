@@ -112,7 +112,7 @@ def test_batches_of_two_workers_do_not_shadow_each_other(db):
     assert db.get("hashes") == b"2"
 
 
-@pytest.mark.parametrize("key", ["hashes", "wallet", "speed"])
+@pytest.mark.parametrize("key", ["hashes", "wallet", "speed", "batches"])
 def test_batch_is_stored_whole_or_not_at_all(db, key):
     db.rpush(key, "of another type")
     before = {k: db.dump(k) for k in db.scan_iter()}
