@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT / "tests"), *(str(ROOT / name) for name in ("rng", "has
 @pytest.fixture(scope="session")
 def composes():
     """The Composes that are installed, by name, with an engine that answers."""
-    from engine import COMPOSES, works
+    from support.engine import COMPOSES, works
 
     assert works("docker", "info"), "no Docker Engine answers: these tests need one"
     found = {name: command for name, command in COMPOSES.items() if works(*command, "version")}
@@ -23,7 +23,7 @@ def composes():
 @pytest.fixture(scope="session")
 def built(composes):
     """The first Compose, once it has built the four images; in the end nothing of the tests is left on the engine."""
-    from engine import LABEL, App, docker
+    from support.engine import LABEL, App, docker
 
     def left(*command):
         return docker(*command, "--filter", f"label={LABEL}").split()
@@ -41,7 +41,7 @@ def built(composes):
 @pytest.fixture
 def start_image(built):
     """A function that starts a container of an image like `docker run` and returns its id; it is removed afterwards."""
-    from engine import LABEL, docker
+    from support.engine import LABEL, docker
 
     started = []
 

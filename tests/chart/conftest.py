@@ -8,8 +8,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from browser import MISSING, browser, find
-from processes import ROOT, Stack
+from support.browser import MISSING, browser, find
+from support.processes import ROOT, Stack
 
 # The page must not trust the browser's clock: here it is 3 hours slow.
 WRONG_CLOCK = "const right = Date.now; Date.now = () => right() - 3 * 3600 * 1000;"

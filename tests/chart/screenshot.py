@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from browser import MISSING, browser, find
+from support.browser import MISSING, browser, find
 
 
 def main(url="http://localhost:8000", file=Path(__file__).parents[2] / "webui/screenshot.png"):

@@ -6,7 +6,8 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 import requests
-from processes import ROOT, free_port, wait_until
+from support import wait_until
+from support.processes import ROOT, free_port
 
 SCREENSHOTS = ROOT / "tests/screenshots"
 MINING = "document.getElementById('state').textContent === 'Mining.'"

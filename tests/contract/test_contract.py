@@ -8,7 +8,8 @@ import time
 
 import pytest
 import requests
-from processes import Stack, wait_until
+from support import wait_until
+from support.processes import Stack
 
 
 @pytest.fixture(scope="module")

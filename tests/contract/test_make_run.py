@@ -8,7 +8,8 @@ import time
 
 import pytest
 import requests
-from processes import ROOT, wait_until
+from support import wait_until
+from support.processes import ROOT
 
 ENV = {
     name: value for name, value in os.environ.items() if not name.startswith("MAKE")

@@ -9,7 +9,8 @@ import statistics
 import time
 
 import pytest
-from engine import (
+from support import wait_until
+from support.engine import (
     DOCKER,
     PORTS,
     ROOT,
@@ -24,7 +25,6 @@ from engine import (
     processes,
     run,
     state,
-    wait,
     web,
     works,
 )
@@ -140,13 +140,15 @@ def test_container_has_no_privilege_left(app, service):
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_healthcheck_finds_a_healthy_container_healthy(app, service):
-    wait(lambda: inspect(only(app, service), "{{.State.Health.Status}}") == "healthy", 20, f"{service} is healthy")
+    wait_until(
+        lambda: inspect(only(app, service), "{{.State.Health.Status}}") == "healthy", 20, f"{service} is healthy"
+    )
 
 
 @pytest.mark.parametrize("service", ["rng", "hasher", "webui"])
 def test_healthcheck_is_not_seen_in_the_access_log(app, service):
     container = only(app, service)
-    wait(lambda: inspect(container, "{{.State.Health.Status}}") == "healthy", 20, f"{service} is healthy")
+    wait_until(lambda: inspect(container, "{{.State.Health.Status}}") == "healthy", 20, f"{service} is healthy")
     assert "healthz" not in logs(container)
 
 
@@ -197,7 +199,7 @@ def test_second_rng_is_used_once_its_port_mapping_is_taken_out(app, tmp_path):
     file.write_text("".join(line for line in lines if "8001:80" not in line))
     App(app.command[: app.command.index("-f")], file).up(worker=10, rng=2)
     for container in app.containers("rng"):
-        wait(lambda c=container: "GET /32" in logs(c), 5, "both rngs are asked")
+        wait_until(lambda c=container: "GET /32" in logs(c), 5, "both rngs are asked")
     assert rate(app, 5) > 1.2 * LIMITS[10]
 
 
@@ -218,7 +220,7 @@ def test_application_recovers_within_5_seconds_of_a_kill(app, service):
     container = only(app, service)
     pid = int(inspect(container, "{{.State.Pid}}"))
     os.kill(pid, signal.SIGKILL)
-    wait(lambda: inspect(container, "{{.State.Pid}}") not in (str(pid), "0"), 10, f"{service} is started again")
+    wait_until(lambda: inspect(container, "{{.State.Pid}}") not in (str(pid), "0"), 10, f"{service} is started again")
     began = time.monotonic()
     grows(5, f"after {service} was killed")
     print(f"{service}: mining again {time.monotonic() - began:.1f} s after it is back")
@@ -236,7 +238,9 @@ def test_killed_redis_keeps_what_was_counted_a_second_ago(app):
     before = state()
     time.sleep(1)
     os.kill(int(inspect(container, "{{.State.Pid}}")), signal.SIGKILL)
-    after = wait(lambda: state() if inspect(container, "{{.State.Running}}") == "true" else None, 10, "redis is back")
+    after = wait_until(
+        lambda: state() if inspect(container, "{{.State.Running}}") == "true" else None, 10, "redis is back"
+    )
     assert int(after["hashes"] or 0) >= int(before["hashes"])
     assert after["coins"] >= before["coins"]
 
@@ -254,12 +258,12 @@ def test_stop_counts_every_unit_and_down_then_up_keeps_them(app):
     assert served > 0
     app.compose("down")
     app.up(worker=0)
-    numbers = wait(state, 5, "/json answers")
+    numbers = wait_until(state, 5, "/json answers")
     assert (numbers["hashes"], numbers["coins"]) == (str(served), coins)
 
 
 def test_down_with_v_starts_afresh(app):
     app.down()
     app.up(worker=0)
-    numbers = wait(state, 5, "/json answers")
+    numbers = wait_until(state, 5, "/json answers")
     assert (numbers["hashes"], numbers["coins"]) == (None, 0)

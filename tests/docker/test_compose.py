@@ -4,7 +4,8 @@ import time
 
 import pytest
 import yaml
-from engine import CI, COMPOSES, OWN, App, image, state, wait, web
+from support import wait_until
+from support.engine import CI, COMPOSES, OWN, App, image, state, web
 
 FIRST_HASH = 4  # seconds from the command to the first hash that is counted
 DELAYS = {"rng": "RNG_DELAY", "hasher": "HASHER_DELAY", "worker": "WORKER_DELAY"}
@@ -24,7 +25,7 @@ def first_hash(app):
     """Return how long (s) it takes from `up -d` to the first counted hash."""
     began = time.monotonic()
     app.compose("up", "-d")
-    wait(lambda: (state() or {}).get("hashes"), 15, "the first hash is counted")
+    wait_until(lambda: (state() or {}).get("hashes"), 15, "the first hash is counted")
     return time.monotonic() - began
 
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 import requests
-from engine import CI, NOBODY, OWN, ROOT, capabilities, docker, ids, image, inspect, logs, processes, wait, web
+from support import wait_until
+from support.engine import CI, NOBODY, OWN, ROOT, capabilities, docker, ids, image, inspect, logs, processes, web
 
 STRICT = ("--sysctl", "net.ipv4.ip_unprivileged_port_start=1024")  # as in a pod: no port below 1024 without privileges
 UNPRIVILEGED = ("--user", str(NOBODY), "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
@@ -41,7 +42,7 @@ def answers(service, url):
         except requests.RequestException:
             return False
 
-    wait(healthy, 10, f"{service} answers")
+    wait_until(healthy, 10, f"{service} answers")
     if service == "rng":
         assert len(web.get(f"{url}/32", timeout=5).content) == 32
     elif service == "hasher":
@@ -76,7 +77,7 @@ def test_image_works_without_any_privilege_on_another_port(start_image, service)
 @pytest.mark.parametrize("args", [(), UNPRIVILEGED], ids=["default", "unprivileged"])
 def test_worker_image_is_nobody_and_keeps_trying_alone(start_image, args):
     container = start_image(*args, image("worker"))
-    wait(lambda: "trying again" in logs(container), 10, "the worker says that it has no rng")
+    wait_until(lambda: "trying again" in logs(container), 10, "the worker says that it has no rng")
     assert all(ids(process) == {NOBODY} for process in processes(container))
     began = time.monotonic()
     docker("stop", container)

@@ -1,7 +1,7 @@
 """Each fault test has a stack of its own."""
 
 import pytest
-from processes import Stack
+from support.processes import Stack
 
 
 @pytest.fixture

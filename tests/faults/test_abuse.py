@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import pytest
 import requests
-from engine import DOCKER, PORTS, SERVICES, docker, inspect, logs, wait, web
+from support import wait_until
+from support.engine import DOCKER, PORTS, SERVICES, docker, inspect, logs, web
 
 SECONDS = 60 if os.environ.get("FULL") == "1" else 6
 MEMORY = 143  # MiB, or 150 MB: the most that a container may use
@@ -50,7 +51,7 @@ def mined(app, since):
 def usual(app):
     """Hashes/s while nobody abuses anything."""
     since = time.time()
-    wait(lambda: len(mined(app, since)) > 30, 30, "30 units of work")
+    wait_until(lambda: len(mined(app, since)) > 30, 30, "30 units of work")
     times = mined(app, since)
     return (len(times) - 1) / (times[-1] - times[0])
 

@@ -11,8 +11,9 @@ import time
 import pytest
 import redis
 import requests
-from engine import docker, inspect, logs, wait
-from processes import LINES, ROOT, Stack, free_port, wait_until
+from support import wait_until
+from support.engine import docker, inspect, logs
+from support.processes import LINES, ROOT, Stack, free_port
 
 FULL = os.environ.get("FULL") == "1"
 ROUNDS = 10 if FULL else 3
@@ -298,15 +299,15 @@ def test_rng_that_lost_its_network_and_comes_back_with_another_address_is_found_
     began, before = time.time(), inspect(rng, address)
     docker("network", "disconnect", network, rng)
     for worker in workers:
-        wait(lambda it=worker: "rng: [Errno" in logs(it, began), 7, "every worker says what happens")
+        wait_until(lambda it=worker: "rng: [Errno" in logs(it, began), 7, "every worker says what happens")
     start_image("--network", network, "redis:8-alpine")  # takes the address
     docker("network", "connect", "--alias", "rng", network, rng)
     back = time.time()
     assert inspect(rng, address) != before
     for worker in workers:
-        wait(lambda it=worker: "units of work done" in logs(it, back + 1), 5, "every worker mines again")
+        wait_until(lambda it=worker: "units of work done" in logs(it, back + 1), 5, "every worker mines again")
     for worker in workers:
-        wait(lambda it=worker: "rng is back" in logs(it, back), 5, "every worker says that it is over")
+        wait_until(lambda it=worker: "rng is back" in logs(it, back), 5, "every worker says that it is over")
         assert logs(worker, began).count("rng: ") <= 2  # no answer, then no such name
 
 

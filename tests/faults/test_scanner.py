@@ -6,7 +6,7 @@ import socket
 
 import gunicorn
 import pytest
-from processes import ROOT, Stack
+from support.processes import ROOT, Stack
 
 HTTP = ("rng", "hasher", "webui")
 FILES = ROOT / "webui/files"

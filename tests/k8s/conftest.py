@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from cluster import COPIES, SERVICES, Copy, remove, run, wait_until, wait_until_gone
+from support import wait_until
+from support.cluster import COPIES, SERVICES, Copy, remove, run, wait_until_gone
 
 
 @pytest.hookimpl(wrapper=True)

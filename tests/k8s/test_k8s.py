@@ -6,7 +6,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from cluster import SERVICES, Copy, Departures, Visitor, fetch, run, wait_until
+from support import wait_until
+from support.cluster import SERVICES, Copy, Departures, Visitor, fetch, run
 
 LONG = 120 if os.environ.get("FULL") else 45  # seconds that 50 workers are watched
 

@@ -10,21 +10,10 @@ from pathlib import Path
 import redis
 import requests
 
-ROOT = Path(__file__).parent.parent
+from support import wait_until
+
+ROOT = Path(__file__).parents[2]
 LINES = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
-
-
-def wait_until(condition, seconds, what):
-    """Return the first true value of `condition()` within `seconds`; what it raises counts as false until then."""
-    end, problem = time.monotonic() + seconds, None
-    while time.monotonic() < end:
-        try:
-            if value := condition():
-                return value
-        except Exception as error:  # noqa: BLE001 (whatever is not there yet)
-            problem = error
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what} ({problem})")
 
 
 def free_port():

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import requests
 
-ROOT = Path(__file__).parents[1]
+from support import wait_until
+
+ROOT = Path(__file__).parents[2]
 SERVICES = ("rng", "hasher", "webui", "worker", "redis")
 OWN = SERVICES[:4]  # those with an image of this repository
 PORTS = {"webui": 8000, "rng": 8001, "hasher": 8002}
@@ -71,15 +73,6 @@ def docker(*args, timeout=60):
     return run(DOCKER, *args, timeout=timeout)
 
 
-def wait(condition, seconds, what):
-    """Wait until condition() is true and return what it gave, or fail after `seconds` naming `what`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-    return value
-
-
 def state():
     """Return webui's answer to /json, or None while there is none."""
     try:
@@ -98,8 +91,10 @@ def counter():
 def grows(seconds, what):
     """Wait until the counter can be read and is then seen to grow, within `seconds`."""
     deadline = time.monotonic() + seconds
-    before = wait(lambda: [value] if (value := counter()) is not None else None, seconds, f"{what}: /json answers")[0]
-    wait(lambda: (counter() or 0) > before, max(0, deadline - time.monotonic()), f"{what}: the counter grows")
+    before = wait_until(
+        lambda: [value] if (value := counter()) is not None else None, seconds, f"{what}: /json answers"
+    )[0]
+    wait_until(lambda: (counter() or 0) > before, max(0, deadline - time.monotonic()), f"{what}: the counter grows")
 
 
 def processes(container):
@@ -137,12 +132,12 @@ class App:
         workers = self.containers("worker")
         assert len(workers) == scale["worker"]
         for container in workers:
-            wait(lambda c=container: "units of work done" in logs(c, started), 10, "every worker counts")
+            wait_until(lambda c=container: "units of work done" in logs(c, started), 10, "every worker counts")
 
     def down(self):
         """Remove everything, data too."""
         command = (*self.command, "down", "-v", "--remove-orphans", "-t", "5")
-        wait(lambda: works(*command), 30, "down")  # again when it met a container that was just being restarted
+        wait_until(lambda: works(*command), 30, "down")  # again when it met a container that was just being restarted
 
     def containers(self, service):
         """Return the ids of the containers of `service`, stopped ones too."""

@@ -8,6 +8,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from support import wait_until
+
 ROOT = Path(__file__).parents[2]
 SERVICES = ("redis", "rng", "hasher", "webui", "worker")
 COPIES = []  # of the application, while they are there
@@ -21,15 +23,6 @@ def run(*command, timeout=120, **env):
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
     return done.stdout
-
-
-def wait_until(condition, what, timeout=60):
-    """Return the first true answer of `condition`, asked several times a second for at most `timeout` seconds."""
-    end = time.monotonic() + timeout
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"not within {timeout} s: {what}"
-        time.sleep(0.3)
-    return answer
 
 
 def remove(namespace):
