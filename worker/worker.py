@@ -1,159 +1,139 @@
-"""worker: asks rng for bytes and hasher for their hash, and counts hashes and coins in Redis."""
+"""worker: mines. Draws bytes from rng, has hasher hash them, counts hashes and coins in Redis."""
 
 import logging
 import os
-import random
-import secrets
+import re
 import signal
-import tempfile
-import threading
+import sys
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+import uuid
+from collections import Counter
 
-import services
-from services import Trouble
-from settings import DEBUG, DELAY
+import redis
+import requests
 
-BACKLOG = 50_000  # coins kept while Redis is away (10 MB): three days of them, or some 45 minutes without the delays
-HEARTBEAT = Path(tempfile.gettempdir(), "worker-heartbeat")  # touched for each unit, for the liveness probe
+HISTORY = 300  # seconds for which Redis keeps the speed: a little more than the chart shows
+TIMEOUT = 3, 30  # seconds to connect, and to wait: the queue of 300 workers at one rng
+BYTES = {"Content-Type": "application/octet-stream"}
+
+
+def url(name, default):
+    """Return the environment variable `name`; unless it is a URL like `default`, exit."""
+    value, scheme = os.environ.get(name, default), default.split(":")[0]
+    found = re.fullmatch(rf"{scheme}://(\S*@)?([\w.-]+|\[[\da-f:]+\])(:\d{{1,5}})?(/\d*)?", value)
+    if not found or int((found[3] or ":80")[1:]) > 65535:
+        sys.exit(f"{name} is {value!r}, but must be like {default}")
+    return value.rstrip("/")
+
+
+DELAY = os.environ.get("WORKER_DELAY", "0.1")  # seconds of rest in a unit of work
+if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
+    sys.exit(f"WORKER_DELAY is {DELAY!r}, but must be 0 to 30 seconds, such as 0.1")
+DRAW = requests.Request("GET", url("RNG_URL", "http://rng:80") + "/32").prepare()
+HASH = requests.Request("POST", url("HASHER_URL", "http://hasher:80"), BYTES).prepare()
+REDIS_URL = url("REDIS_URL", "redis://redis:6379")
+db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
+http = requests.Session()
+http.trust_env = False  # there is no proxy between the services
 log = logging.getLogger("worker")
 
 
-@dataclass
-class Batch:
-    """Units of work done and not yet counted: how many, in how many seconds, the coins among them, and until when."""
+def ask(request, expected, body=None):
+    """Return the body of the answer, a 200 that matches `expected`; else raise ValueError."""
+    request.prepare_body(body, None)
+    try:
+        answer = http.send(request, timeout=TIMEOUT, allow_redirects=False)
+    except requests.RequestException as error:
+        while error.__context__:  # libraries wrap `Connection refused` in errors of their own
+            error = error.__context__
+        raise ValueError(f"{request.url}: {error}") from error
+    if answer.status_code != 200 or not re.fullmatch(expected, answer.content, re.DOTALL):
+        raise ValueError(f"{request.url}: {answer.status_code} with {len(answer.content)} bytes")
+    return answer.content
 
-    number: int = 1
-    units: int = 0
-    seconds: float = 0
-    last: float = 0  # seconds that the last unit took
-    ended: float = 0
-    coins: list = field(default_factory=list)  # hash, bytes, hash, bytes...
 
-
-class Troubles(dict):
-    """What does not do as it should, by service: each cause is logged once, and that it is over after 2 s without."""
-
-    def begin(self, service, cause):
-        """Log `cause` unless it was already, or five others were."""
-        causes, _ = self.get(service, (set(), 0))
-        if cause not in causes and len(causes) < 5:
-            log.warning("%s: %s, trying again", service, cause)
-            causes.add(cause)
-        self[service] = causes, time.monotonic()
-
-    def end(self):
-        """Log which services are back: what comes and goes with each unit of work is one trouble, not many."""
-        for service, (_, last) in list(self.items()):
-            if time.monotonic() - last > 2:
-                log.warning("%s is back", service)
-                del self[service]
+def speed(finished):
+    """Return how many hashes each second gets, of those finished at these times (s)."""
+    hashes = Counter()
+    # Each is spread over the second before it was finished: a steady worker is a flat line.
+    for moment in finished:
+        hashes[int(moment)] += moment % 1
+        hashes[int(moment) - 1] += 1 - moment % 1
+    return hashes
 
 
 class Worker:
-    """One thread mines, another counts. A unit of work is in the batch that grows, then in the one that is counted."""
+    """Does units of work, and has Redis count each exactly once."""
 
     def __init__(self):
-        self.name = secrets.token_hex(8)  # new for each process: its batches are numbered from 1
-        self.batch, self.lock = Batch(), threading.Lock()
-        self.done = self.counted = 0  # units of work
-        self.busy = 0  # CPU time (s) that mining has taken up to its last rest
-        self.ahead = 1e12  # how far Redis' clock is ahead of ours (s), from its last answer
-        self.stopping, self.mined, self.over = threading.Event(), threading.Event(), threading.Event()
-
-    def persist(self, action, troubles, end):
-        """Do `action` until it works, with 0.1 to 2 s in between; return False if it fails after `end`, else True."""
-        backoff = 0.1
-        while True:
-            try:
-                action()
-                if not self.stopping.is_set():  # work() may then have asked nobody
-                    troubles.end()
-                return True
-            except Trouble as error:
-                troubles.begin(*error.args)
-                if self.stopping.wait(random.uniform(backoff / 2, backoff)):
-                    time.sleep(0.05)
-                backoff = min(backoff * 2, 2)
-                if end.is_set():
-                    return False
-
-    def mine(self):
-        """Do units of work until stopped."""
-        troubles = Troubles()
-        while not self.stopping.is_set():
-            self.persist(self.work, troubles, self.stopping)
+        self.key = f"worker:{uuid.uuid4()}"  # in Redis: how many of its units are counted
+        self.counted = 0  # units that Redis has confirmed
+        self.finished = []  # when each unit since then was finished (s, time.monotonic)
+        self.coins = {}  # found since then; hash: bytes
+        self.stopping = False
 
     def work(self):
-        """Do one unit of work."""
-        started = time.monotonic()
-        HEARTBEAT.touch()
-        if len(self.batch.coins) >= 2 * BACKLOG:
-            raise Trouble("mining", "backlog full until redis is back")
-        # DELAY stands for work, so the CPU time that this thread spent since its last rest is taken off it.
-        time.sleep(max(0, self.busy + DELAY - time.thread_time()))
-        self.busy = time.thread_time()
-        data = services.draw()
-        if not self.stopping.is_set():
-            self.add(services.sha256(data), data, started)
-
-    def add(self, digest, data, started):
-        """Add the unit of work that was begun at `started` (s) and made `digest` out of `data` to the batch."""
+        """Do one unit of work, or raise ValueError."""
+        time.sleep(float(DELAY))
+        data = ask(DRAW, b".{32}")
+        digest = ask(HASH, b"[0-9a-f]{64}", data).decode()
+        self.finished.append(time.monotonic())
         log.debug("One unit of work: %s...", digest[:8])
-        with self.lock:
-            batch, self.done = self.batch, self.done + 1
-            batch.units, batch.ended = batch.units + 1, time.monotonic()
-            batch.last = batch.ended - started
-            batch.seconds += batch.last
-            if digest.startswith("0"):
-                batch.coins += digest, data
-                log.info("Coin found: %s...", digest[:8])
+        if digest.startswith("0"):
+            log.info("Coin found: %s...", digest[:8])
+            self.coins[digest] = data
 
     def count(self):
-        """Add what is done to Redis: the first unit at once, then about once a second, at the end what is left."""
-        troubles, mined = Troubles(), False
-        while not mined:
-            mined = self.mined.wait(1 if self.counted else 0.02)
-            with self.lock:
-                batch, self.batch = self.batch, Batch(self.batch.number + 1)
-            if batch.units:
-                if not self.persist(lambda batch=batch: self.send(batch), troubles, self.over):
-                    break
-                self.counted += batch.units
-                log.info("%d units of work done, updating hash counter", batch.units)
+        """Add to Redis what it has not counted yet, or raise RedisError.
 
-    def send(self, batch):
-        """Add `batch` to Redis, which does it once, however often it is sent."""
-        sent = time.monotonic()
-        age, ended = sent - batch.ended, batch.ended + self.ahead
-        clock = services.count(
-            self.name, batch.number, batch.units, batch.seconds, batch.last, age, ended, *batch.coins
-        )
-        self.ahead = clock - sent
+        An answer can get lost, so each attempt first reads how far the last one got. Should
+        that one reach Redis only afterwards, WATCH makes this one start again.
+        """
 
-    def run(self, signals):
-        """Mine until one of `signals`. Then a draw is given up, a hash that was posted has 0.5 s, and counting goes on
-        for 1 s, or for up to 4 s while redis lets it wait but answers."""
-        miner, counter = (threading.Thread(target=each, daemon=True) for each in (self.mine, self.count))
-        miner.start()
-        counter.start()
-        signal.sigwait(signals)
-        self.stopping.set()
-        miner.join(0.5)
-        self.mined.set()
-        counter.join(1)
-        self.over.set()
-        counter.join(3)
-        if self.done != self.counted:
-            log.error("%d units of work stay uncounted", self.done - self.counted)
+        def add(pipe):
+            before = int(pipe.get(self.key) or 0)  # 0 again if Redis has lost its data
+            new = self.finished[max(0, before - self.counted) :]
+            now, micros = pipe.time()  # one clock for the chart: those of nodes differ
+            ahead = now + micros / 1e6 - time.monotonic()
+            pipe.multi()
+            pipe.set(self.key, self.counted + len(self.finished), ex=86400)
+            pipe.incrby("hashes", len(new))
+            if self.coins:
+                pipe.hset("wallet", mapping=self.coins)
+            for second, hashes in speed(moment + ahead for moment in new).items():
+                if second > now - HISTORY:
+                    pipe.incrbyfloat(f"speed:{second}", hashes)
+                    pipe.expire(f"speed:{second}", HISTORY)
+
+        db.transaction(add, self.key)
+        log.info("%d units of work done, updating hash counter", len(self.finished))
+        self.counted, self.finished, self.coins = self.counted + len(self.finished), [], {}
+
+    def mine(self):
+        """Work until stopped, count about once a second and at the end, retry what fails."""
+        count_at, pause = 0, 0.1
+        while not self.stopping:
+            try:
+                self.work()
+                pause = 0.1
+            except ValueError as error:
+                log.warning("%s; trying again", error)
+                time.sleep(pause)
+                pause = min(2 * pause, 2)
+            if self.finished and (self.stopping or time.monotonic() >= count_at):
+                try:
+                    self.count()
+                except redis.RedisError as error:
+                    log.warning("%s: %s; trying again", REDIS_URL.split("@")[-1], error)
+                count_at = time.monotonic() + 1
 
 
 if __name__ == "__main__":
-    logging.basicConfig()
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what is wrong with an answer, worker says itself, and once
-    log.setLevel(logging.DEBUG if DEBUG else logging.INFO)
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for all threads: run() waits for them
-    threading.excepthook = lambda bug: (threading.__excepthook__(bug), os.kill(os.getpid(), signal.SIGTERM))
-    Worker().run(signals)
+    logging.basicConfig(level=logging.ERROR)
+    log.setLevel("DEBUG" if os.environ.get("DEBUG", "").lower().startswith("y") else "INFO")
+    worker = Worker()
+    for number in signal.SIGTERM, signal.SIGINT:
+        signal.signal(number, lambda *_: setattr(worker, "stopping", True))
+    worker.mine()
+    if worker.finished:
+        sys.exit(f"{len(worker.finished)} units of work stay uncounted")

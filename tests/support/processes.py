@@ -30,8 +30,10 @@ class Stack:
         self.logs, self.processes = Path(logs), {}
         self.ports = {name: free_port() for name in ("redis", "rng", "hasher", "webui")}
         ports = {f"{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
+        ports |= {f"{name.upper()}_URL": f"http://127.0.0.1:{self.ports[name]}" for name in ("rng", "hasher")}
+        ports["REDIS_URL"] = f"redis://127.0.0.1:{self.ports['redis']}"
         path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
-        self.env = {k: v for k, v in os.environ.items() if k != "REDIS_URL"} | ports | {"PATH": path} | settings
+        self.env = os.environ | ports | {"PATH": path} | settings
         self.db = redis.Redis(port=self.ports["redis"], socket_timeout=5)
 
     def url(self, name, path="/"):
