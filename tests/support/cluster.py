@@ -19,7 +19,13 @@ REMOVED = []  # namespaces on their way out
 def run(*command, timeout=120, **env):
     """Return what a command prints, run in the clone; failing is an error that shows what it said."""
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
     return done.stdout
@@ -28,14 +34,28 @@ def run(*command, timeout=120, **env):
 def remove(namespace):
     """Have a namespace deleted with all that is in it, at once; wait_until_gone() waits for it."""
     run("kubectl", "delete", "namespace", namespace, "--wait=false")
-    run("kubectl", "delete", "pods", "--all", "--namespace", namespace, "--force", "--grace-period=0", "--wait=false")
+    run(
+        "kubectl",
+        "delete",
+        "pods",
+        "--all",
+        "--namespace",
+        namespace,
+        "--force",
+        "--grace-period=0",
+        "--wait=false",
+    )
     REMOVED.append(namespace)
 
 
 def wait_until_gone():
     """Wait until the removed namespaces are gone, and the last process of their pods has ended."""
     names = [f"namespace/{name}" for name in REMOVED]
-    wait_until(lambda: not run("kubectl", "get", "--ignore-not-found", *names), f"{names} gone", timeout=150)
+    wait_until(
+        lambda: not run("kubectl", "get", "--ignore-not-found", *names),
+        f"{names} gone",
+        timeout=150,
+    )
     for name in REMOVED:
         pods = ["docker", "ps", "-q", "--filter", f"label=io.kubernetes.pod.namespace={name}"]
         wait_until(lambda pods=pods: not run(*pods), f"containers of {name} gone")
@@ -69,7 +89,9 @@ class Copy:
             *(["logs", "-l", f"app={service}", "--tail=3", "--prefix"] for service in SERVICES),
         ):
             env = os.environ | self.env
-            said = subprocess.run(["kubectl", *asked], env=env, capture_output=True, text=True, timeout=60)
+            said = subprocess.run(
+                ["kubectl", *asked], env=env, capture_output=True, text=True, timeout=60
+            )
             answers += (said.stdout + said.stderr).splitlines()[-20:]
         return "\n".join(answers)
 
@@ -88,7 +110,15 @@ class Copy:
 
     def process(self, app, pod):
         """Return the process id on the node, which must be this machine, of the container of a pod."""
-        found = run("docker", "ps", "-q", "-f", f"label=io.kubernetes.pod.name={pod}", "-f", f"name=k8s_{app}_")
+        found = run(
+            "docker",
+            "ps",
+            "-q",
+            "-f",
+            f"label=io.kubernetes.pod.name={pod}",
+            "-f",
+            f"name=k8s_{app}_",
+        )
         return int(run("docker", "inspect", "-f", "{{.State.Pid}}", found.strip()))
 
     def restarts(self, app=None):
@@ -126,7 +156,9 @@ class Copy:
     def mining(self, than=0, timeout=60):
         """Wait until more than `than` units are counted, and return how many."""
         address = self.url("/json")
-        return wait_until(lambda: (n := hashes(address)) is not None and n > than and n, "mining", timeout)
+        return wait_until(
+            lambda: (n := hashes(address)) is not None and n > than and n, "mining", timeout
+        )
 
     def rate(self, seconds):
         """Return hashes/s from a step of the counter to the first one at least `seconds` later."""
@@ -204,14 +236,28 @@ class Departures:
 
     def __enter__(self):
         columns = '{.metadata.name} {.metadata.deletionTimestamp}{"\\n"}'
-        watch = ["kubectl", "get", "pods", "-l", f"app={self.app}", "--watch", "-o", f"jsonpath={columns}"]
+        watch = [
+            "kubectl",
+            "get",
+            "pods",
+            "-l",
+            f"app={self.app}",
+            "--watch",
+            "-o",
+            f"jsonpath={columns}",
+        ]
         words = "{{.Actor.Attributes.name}} {{.TimeNano}} {{.Actor.Attributes.exitCode}}"
         events = ["docker", "events", "--filter", "event=die", "--format", words]
         env = os.environ | self.copy.env
-        self.streams = [subprocess.Popen(each, env=env, stdout=subprocess.PIPE, text=True) for each in (watch, events)]
+        self.streams = [
+            subprocess.Popen(each, env=env, stdout=subprocess.PIPE, text=True)
+            for each in (watch, events)
+        ]
         for stream, read in zip(self.streams, (self.order, self.end), strict=True):
             threading.Thread(
-                target=lambda stream=stream, read=read: [read(*line.split()) for line in stream.stdout]
+                target=lambda stream=stream, read=read: [
+                    read(*line.split()) for line in stream.stdout
+                ]
             ).start()
         wait_until(lambda: self.ordered, "the list that the watch begins with")
         return self
@@ -229,8 +275,13 @@ class Departures:
 
     def wait_for(self, pods):
         """Wait until all these pods have ended, with exit code 0, and return how long each took."""
-        wait_until(lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods), f"{pods} ended")
-        assert {self.ended[pod][1] for pod in pods} == {"0"}  # 137 would be SIGKILL, after the grace period
+        wait_until(
+            lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods),
+            f"{pods} ended",
+        )
+        assert {self.ended[pod][1] for pod in pods} == {
+            "0"
+        }  # 137 would be SIGKILL, after the grace period
         return [self.ended[pod][0] - self.ordered[pod] for pod in pods]
 
     def __exit__(self, *_):

@@ -26,7 +26,12 @@ CI = bool(os.environ.get("CI"))
 ENV = {name: value for name, value in os.environ.items() if not name.endswith("_DELAY")}
 for name in ("REGISTRY", "DEBUG", "COMPOSE_FILE", "COMPOSE_PROFILES"):
     ENV.pop(name, None)
-ENV |= {"COMPOSE_PROJECT_NAME": PROJECT, "TAG": "test", "DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
+ENV |= {
+    "COMPOSE_PROJECT_NAME": PROJECT,
+    "TAG": "test",
+    "DOCKER_BUILDKIT": "0",
+    "COMPOSE_DOCKER_CLI_BUILD": "0",
+}
 
 web = requests.Session()
 web.trust_env = False  # no proxy to localhost
@@ -40,8 +45,12 @@ def image(service):
 
 def run(*command, timeout=60, env=None):
     """Return the output of `command` without the closing newline; a failure shows everything it said."""
-    done = subprocess.run(command, cwd=ROOT, env=ENV | (env or {}), capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENV | (env or {}), capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, (
+        f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    )
     return done.stdout.rstrip("\n")
 
 
@@ -56,8 +65,15 @@ def works(*command):
 
 def find_docker():
     """Return a Docker client, if possible one that knows `docker compose`: there may be more than one on a machine."""
-    found = [path for path in (shutil.which("docker"), "/usr/bin/docker") if path and os.access(path, os.X_OK)]
-    return next((path for path in found if works(path, "compose", "version")), found[0] if found else "docker")
+    found = [
+        path
+        for path in (shutil.which("docker"), "/usr/bin/docker")
+        if path and os.access(path, os.X_OK)
+    ]
+    return next(
+        (path for path in found if works(path, "compose", "version")),
+        found[0] if found else "docker",
+    )
 
 
 DOCKER = find_docker()
@@ -92,15 +108,30 @@ def grows(seconds, what):
     """Wait until the counter can be read and is then seen to grow, within `seconds`."""
     deadline = time.monotonic() + seconds
     before = wait_until(
-        lambda: [value] if (value := counter()) is not None else None, seconds, f"{what}: /json answers"
+        lambda: [value] if (value := counter()) is not None else None,
+        seconds,
+        f"{what}: /json answers",
     )[0]
-    wait_until(lambda: (counter() or 0) > before, max(0, deadline - time.monotonic()), f"{what}: the counter grows")
+    wait_until(
+        lambda: (counter() or 0) > before,
+        max(0, deadline - time.monotonic()),
+        f"{what}: the counter grows",
+    )
 
 
 def processes(container):
     """Return the fields of /proc/PID/status of each process of `container`, as it sees them itself."""
-    text = docker("exec", container, "sh", "-c", "for p in /proc/[0-9]*; do cat $p/status; echo; done 2>/dev/null")
-    parts = [dict(line.split(":\t", 1) for line in part.splitlines() if ":\t" in line) for part in text.split("\n\n")]
+    text = docker(
+        "exec",
+        container,
+        "sh",
+        "-c",
+        "for p in /proc/[0-9]*; do cat $p/status; echo; done 2>/dev/null",
+    )
+    parts = [
+        dict(line.split(":\t", 1) for line in part.splitlines() if ":\t" in line)
+        for part in text.split("\n\n")
+    ]
     return [fields for fields in parts if "Pid" in fields]
 
 
@@ -128,21 +159,34 @@ class App:
         """Start what is not running, with this many containers of a service, and wait until each worker counts."""
         started = time.time()
         scale = {"worker": 1} | scale
-        self.compose("up", "-d", *(word for name, n in scale.items() for word in ("--scale", f"{name}={n}")))
+        self.compose(
+            "up", "-d", *(word for name, n in scale.items() for word in ("--scale", f"{name}={n}"))
+        )
         workers = self.containers("worker")
         assert len(workers) == scale["worker"]
         for container in workers:
-            wait_until(lambda c=container: "units of work done" in logs(c, started), 10, "every worker counts")
+            wait_until(
+                lambda c=container: "units of work done" in logs(c, started),
+                10,
+                "every worker counts",
+            )
 
     def down(self):
         """Remove everything, data too."""
         command = (*self.command, "down", "-v", "--remove-orphans", "-t", "5")
-        wait_until(lambda: works(*command), 30, "down")  # again when it met a container that was just being restarted
+        wait_until(
+            lambda: works(*command), 30, "down"
+        )  # again when it met a container that was just being restarted
 
     def containers(self, service):
         """Return the ids of the containers of `service`, stopped ones too."""
         return docker(
-            "ps", "-aq", "--filter", f"label={LABEL}", "--filter", f"label=com.docker.compose.service={service}"
+            "ps",
+            "-aq",
+            "--filter",
+            f"label={LABEL}",
+            "--filter",
+            f"label=com.docker.compose.service={service}",
         ).split()
 
     def posts(self, since=0, by=""):
@@ -155,7 +199,9 @@ class App:
 def logs(container, since=0):
     """Return the lines of a container's log from `since` (s) on, each behind its time."""
     command = (DOCKER, "logs", "-t", "--since", f"{since:.3f}", container)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30
+    )
     return done.stdout
 
 

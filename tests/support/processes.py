@@ -30,7 +30,10 @@ class Stack:
         self.logs, self.processes = Path(logs), {}
         self.ports = {name: free_port() for name in ("redis", "rng", "hasher", "webui")}
         ports = {f"{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
-        ports |= {f"{name.upper()}_URL": f"http://127.0.0.1:{self.ports[name]}" for name in ("rng", "hasher")}
+        ports |= {
+            f"{name.upper()}_URL": f"http://127.0.0.1:{self.ports[name]}"
+            for name in ("rng", "hasher")
+        }
         ports["REDIS_URL"] = f"redis://127.0.0.1:{self.ports['redis']}"
         path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
         self.env = os.environ | ports | {"PATH": path} | settings
@@ -80,7 +83,9 @@ class Stack:
 
     def close(self):
         """End what still runs: workers first, Redis last."""
-        for name in sorted(self.processes, key=lambda name: (name == "redis", not name.startswith("worker"))):
+        for name in sorted(
+            self.processes, key=lambda name: (name == "redis", not name.startswith("worker"))
+        ):
             self.stop(name, signal.SIGKILL)
 
     def log(self, name):
@@ -106,4 +111,6 @@ class Stack:
 
     @staticmethod
     def _step(source, value):
-        return wait_until(lambda: (new := source()) != value and (new, time.monotonic()), 10, "the counter moves")
+        return wait_until(
+            lambda: (new := source()) != value and (new, time.monotonic()), 10, "the counter moves"
+        )
