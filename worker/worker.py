@@ -124,7 +124,8 @@ class Worker:
                 try:
                     self.count()
                 except redis.RedisError as error:
-                    log.warning("%s: %s; trying again", REDIS_URL.split("@")[-1], error)
+                    server = REDIS_URL.split("@")[-1]  # without the password
+                    log.warning("%s: %s; trying again", server, str(error).rstrip("."))
                 count_at = time.monotonic() + 1
 
 
