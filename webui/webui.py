@@ -1,6 +1,7 @@
 """webui: the page with the chart, and the numbers behind it."""
 
 import os
+import re
 import sys
 from functools import lru_cache
 
@@ -13,12 +14,13 @@ SETTLE = 2.3  # seconds after which workers have counted all that they did in a 
 
 app = Flask(__name__, static_folder="files", static_url_path="")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://redis:6379")
-try:
-    db = redis.Redis.from_url(
-        REDIS_URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1
-    )
-except ValueError as error:
-    sys.exit(f"REDIS_URL is {REDIS_URL!r}, but must be like redis://HOST:PORT ({error})")
+HOST = r"([!-?A-~]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASSWORD@HOST:PORT
+found = re.fullmatch(rf"redis://{HOST}(/\d*)?", REDIS_URL, re.ASCII)
+if not found or int(found[4] or 80) > 65535:
+    sys.exit(f"REDIS_URL is {REDIS_URL!r}, but must be like redis://redis:6379")
+db = redis.Redis.from_url(
+    REDIS_URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1
+)
 
 
 @app.get("/")

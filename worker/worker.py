@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 import time
-import uuid
 from collections import Counter
 
 import redis
@@ -19,9 +18,10 @@ BYTES = {"Content-Type": "application/octet-stream"}
 
 def url(name, default):
     """Return the environment variable `name`; unless it is a URL like `default`, exit."""
-    value, scheme = os.environ.get(name, default), default.split(":")[0]
-    found = re.fullmatch(rf"{scheme}://(\S*@)?([\w.-]+|\[[\da-f:]+\])(:\d{{1,5}})?(/\d*)?", value)
-    if not found or int((found[3] or ":80")[1:]) > 65535:
+    value, scheme = os.environ.get(name, default), default.split("://")[0]
+    host = r"([!-?A-~]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASSWORD@HOST:PORT
+    found = re.fullmatch(rf"{scheme}://{host}(/\d*)?", value, re.ASCII)
+    if not found or int(found[4] or 80) > 65535:
         sys.exit(f"{name} is {value!r}, but must be like {default}")
     return value.rstrip("/")
 
@@ -32,6 +32,7 @@ if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
 DRAW = requests.Request("GET", url("RNG_URL", "http://rng:80") + "/32").prepare()
 HASH = requests.Request("POST", url("HASHER_URL", "http://hasher:80"), BYTES).prepare()
 REDIS_URL = url("REDIS_URL", "redis://redis:6379")
+REDIS = REDIS_URL.split("@")[-1]  # without the password, for the log
 db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
 http = requests.Session()
 http.trust_env = False  # there is no proxy between the services
@@ -66,7 +67,7 @@ class Worker:
     """Does units of work, and has Redis count each exactly once."""
 
     def __init__(self):
-        self.key = f"worker:{uuid.uuid4()}"  # in Redis: how many of its units are counted
+        self.key = f"worker:{os.urandom(8).hex()}"  # in Redis: how many of its units are counted
         self.counted = 0  # units that Redis has confirmed
         self.finished = []  # when each unit since then was finished (s, time.monotonic)
         self.coins = {}  # found since then; hash: bytes
@@ -124,8 +125,7 @@ class Worker:
                 try:
                     self.count()
                 except redis.RedisError as error:
-                    server = REDIS_URL.split("@")[-1]  # without the password
-                    log.warning("%s: %s; trying again", server, str(error).rstrip("."))
+                    log.warning("%s: %s; trying again", REDIS, str(error).rstrip("."))
                 count_at = time.monotonic() + 1
 
 
