@@ -11,7 +11,7 @@ run: export RNG_URL = http://127.0.0.1:8001
 run: export HASHER_URL = http://127.0.0.1:8002
 run: export REDIS_URL ?= redis://127.0.0.1:8003
 
-.PHONY: run test test-docker test-k8s test-faults test-docs bench lint audit lock check ports
+.PHONY: run test test-docker test-k8s test-faults test-docs bench lint wheels audit lock release manifest check ports
 
 run: .venv/run.stamp ports
 	@echo "DockerCoins is at http://localhost:8000"
@@ -26,10 +26,13 @@ test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp
 bench: # needs Docker, docker-compose and wrk; root for the memory; KUBECONFIG for rng's replicas. QUICK=1: 4 minutes
 	@$(PYTHON) bench/bench.py
 
-lint: .venv/test.stamp
-	ruff check . && ruff format --check .
+lint: .venv/tools.stamp
+	pre-commit run --all-files
 
-audit: .venv/test.stamp # known weaknesses of what is pinned; asks the advisory database
+wheels: .venv/tools.stamp # make run compiles nothing: asks the package index for each Python and platform
+	tools/wheels.sh
+
+audit: .venv/tools.stamp # known vulnerabilities of what is pinned; asks the advisory database
 	for s in $(SERVICES); do pip-audit --strict --disable-pip -r $$s/requirements.txt || exit; done
 
 check:
@@ -51,9 +54,18 @@ ports:
 	@$(PIP) -r $<
 	@touch $@
 
-# The pinned requirements, anew: needs uv (pip install uv).
+.venv/tools.stamp: tools/requirements.txt .venv/run.stamp
+	@$(PIP) -r $<
+	@touch $@
+
+release: # VERSION=v1.1: sets the version in all files
+	$(PYTHON) tools/release.py "$(VERSION)"
+
+manifest: # REGISTRY=ghcr.io/alice/dockercoins: all of k8s/ as one, with the images from there
+	@sed -s 's|127.0.0.1:30500/dockercoins|$(REGISTRY)|; $$a ---' k8s/*.yaml
+
+# The pinned requirements, anew.
 LOCK := uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11.0 --no-header --no-annotate
-lock:
-	for s in $(SERVICES); do (cd $$s && $(LOCK) requirements.in -o requirements.txt) || exit; done
-	for f in run tests; do \
-	  (cd $$f && $(LOCK) -c ../webui/requirements.txt -c ../worker/requirements.txt requirements.in -o requirements.txt) || exit; done
+lock: .venv/tools.stamp
+	for f in $(SERVICES) run tests tools; do \
+	  (cd $$f && $(LOCK) requirements.in -o requirements.txt) || exit; done
