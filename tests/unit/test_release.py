@@ -19,7 +19,7 @@ def files(root):
 
 
 def versions(root):
-    """Return the versions that the images of the application have, with the files that name them."""
+    """Return the versions that the images of the application have, and the files of each."""
     found = {}
     for file in set(files(root)) - {root / "CHANGELOG.md"}:  # which names the old ones, too
         text = file.read_text()
