@@ -23,8 +23,8 @@ test: .venv/test.stamp
 test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp
 	pytest -q tests/$*
 
-bench: # needs Docker, docker-compose and wrk; root for the memory; KUBECONFIG for rng's replicas. QUICK=1: 4 minutes
-	@$(PYTHON) bench/bench.py
+bench: # AGAINST=FOLDER: another DockerCoins beside it. KUBECONFIG: on a cluster, too. QUICK=1: once
+	@$(PYTHON) bench
 
 lint: .venv/tools.stamp
 	pre-commit run --all-files

@@ -1,0 +1,52 @@
+"""`make bench` measures DockerCoins; with AGAINST=FOLDER another one beside it, alternating."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from cluster import measure_cluster
+from measure import IS_ROOT, QUICK, App, Failed, measure, measure_build
+from report import machine, table
+
+HERE = Path(__file__).resolve().parent
+RUNS = 1 if QUICK else 3
+
+
+def main(other):
+    """Measure, print the table, write it and all values to bench/out/."""
+    figures = {App(HERE.parent, "benchours"): defaultdict(list)}
+    if other:
+        figures[App(Path(other).resolve(), "benchagainst")] = defaultdict(list)
+    if not IS_ROOT:
+        print("bench: not root, no figures of memory", file=sys.stderr)
+    try:
+        for number in range(-1, RUNS):
+            for app, values in list(figures.items())[:: 1 if number % 2 else -1]:
+                print(f"bench: {app.folder}, {f'run {number + 1}' * (number >= 0) or 'build'}")
+                step = measure_build if number < 0 else measure
+                step(app, lambda title, value, values=values: values[title].append(value))
+    finally:
+        for app in figures:
+            app.down()
+    ours, theirs = [*figures.values(), {}][:2]
+    if os.environ.get("KUBECONFIG"):
+        print("bench: cluster")
+        measure_cluster(lambda title, value: ours[title].append(value), RUNS)
+    out = HERE / "out"
+    out.mkdir(exist_ok=True)
+    text = f"{machine()}, {RUNS} run{'s' * (RUNS > 1)}\n\n{table(ours, theirs)}"
+    (out / "results.md").write_text(text)
+    (out / "results.json").write_text(json.dumps([ours, theirs], indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))
+    try:
+        main(os.environ.get("AGAINST"))
+    except (Failed, OSError, subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        sys.exit(f"bench: {error or 'stopped'}")

@@ -1,0 +1,61 @@
+"""Measures DockerCoins on the cluster that KUBECONFIG names."""
+
+import os
+from pathlib import Path
+
+from measure import COMPOSE, run, wait_until
+from measure import rate as rate_at
+
+ROOT = Path(__file__).parents[1]
+NAMESPACE = f"dockercoins-bench-{os.getpid()}"
+REGISTRY = "127.0.0.1:30500/dockercoins"
+
+
+def kubectl(*args):
+    """Run kubectl in the benchmark's namespace."""
+    return run("kubectl", "-n", NAMESPACE, *args)
+
+
+def scale(name, replicas):
+    """Scale a Deployment; return the seconds until there are so many pods, all ready."""
+
+    def pods():
+        return kubectl("get", "pods", "-l", f"app={name}", "-o", "name").split()
+
+    kubectl("scale", "deployment", name, f"--replicas={replicas}")
+    ready = wait_until(lambda: replicas == 0 or rolled_out(name), 150, f"{replicas} {name}")
+    return ready + wait_until(lambda: len(pods()) == replicas, 150, f"{replicas} pods of {name}")
+
+
+def rolled_out(name):
+    """Return whether a rollout has ended."""
+    return "successfully" in kubectl("rollout", "status", "deployment", name, "--timeout=120s")
+
+
+def measure_cluster(note, runs):
+    """Note how long scaling takes, and the rates with more than one rng."""
+    names = {"REGISTRY": REGISTRY, "TAG": "bench"}
+    run("kubectl", "apply", "-f", f"{ROOT}/k8s/registry/")
+    run("kubectl", "-n", "registry", "rollout", "status", "deployment", "registry")
+    for command in "build", "push":
+        run(*COMPOSE, command, folder=ROOT, **names)
+    run("kubectl", "create", "namespace", NAMESPACE)
+    try:
+        kubectl("apply", "-f", f"{ROOT}/k8s/")
+        for name in ("rng", "hasher", "webui", "worker"):
+            kubectl("set", "image", f"deployment/{name}", f"{name}={REGISTRY}/{name}:bench")
+        for name in ("rng", "hasher", "webui", "worker", "redis"):
+            scale(name, 1)
+        node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].status.addresses[0].address}")
+        port = kubectl("get", "service", "webui", "-o", "jsonpath={.spec.ports[0].nodePort}")
+        for _ in range(runs):
+            note("kubectl scale from 1 to 10 workers, s", scale("worker", 10))
+            for replicas in (1, 2, 5):
+                scale("rng", replicas)
+                rate_at(f"{node}:{port}", seconds=2)  # requests that wait at one rng spread
+                title = f"Kubernetes, 10 workers, {replicas} rng, hashes/s"
+                note(title, rate_at(f"{node}:{port}"))
+            scale("rng", 1)
+            note("kubectl scale from 10 to 1 worker, s", scale("worker", 1))
+    finally:
+        kubectl("delete", "namespace", NAMESPACE, "--timeout=120s")
