@@ -1,12 +1,27 @@
-"""What all tests share: each service's module under its own name, and the images, built once."""
+"""What all tests share: the Flask applications without a server, and the images, built once."""
 
+import os
+import runpy
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), *(str(ROOT / name) for name in ("rng", "hasher", "webui", "worker"))]
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def client():
+    """A function that returns Flask's test client of a service that starts with `settings`."""
+
+    def start(service, **settings):
+        with patch.dict(os.environ, settings):
+            app = runpy.run_path(str(ROOT / service / f"{service}.py"))["app"]
+        return app.test_client()
+
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +37,7 @@ def composes():
 
 @pytest.fixture(scope="session")
 def built(composes):
-    """The first Compose, once it has built the four images; in the end nothing of the tests is left on the engine."""
+    """The first Compose, with the four images built; at the end nothing of the tests is left."""
     from support.engine import LABEL, App, docker
 
     def left(*command):
@@ -35,12 +50,12 @@ def built(composes):
     app.compose("build", timeout=240)
     yield app
     app.down()
-    assert not left("ps", "-aq") + left("network", "ls", "-q") + left("volume", "ls", "-q"), "something is left behind"
+    assert not left("ps", "-aq") + left("network", "ls", "-q") + left("volume", "ls", "-q")
 
 
 @pytest.fixture
 def start_image(built):
-    """A function that starts a container of an image like `docker run` and returns its id; it is removed afterwards."""
+    """A function that starts a container of an image and returns its id; removed afterwards."""
     from support.engine import LABEL, docker
 
     started = []

@@ -19,10 +19,11 @@ PORTS = {"webui": 8000, "rng": 8001, "hasher": 8002}
 PROJECT = "dockercoinstest"
 LABEL = f"com.docker.compose.project={PROJECT}"
 NOBODY = 65534
-HASHED = re.compile(r'^(\S+) (\S+) .*"POST / HTTP/1.1" 200', re.M)
+HASHED = re.compile(r'^(\S+) (?:::ffff:)?(\S+) .*"POST / HTTP/1.1" 200', re.M)
 CI = bool(os.environ.get("CI"))
 
-# The settings of whoever runs the tests stay out of them; images are built by the builder that every Docker has.
+# The settings of whoever runs the tests stay out of them; the builder is the one that every
+# Docker has.
 ENV = {name: value for name, value in os.environ.items() if not name.endswith("_DELAY")}
 for name in ("REGISTRY", "DEBUG", "COMPOSE_FILE", "COMPOSE_PROFILES"):
     ENV.pop(name, None)
@@ -40,17 +41,17 @@ web.headers = {"Connection": "close"}
 
 def image(service):
     """Return the name of the image that the tests build of `service`."""
-    return f"127.0.0.1:30500/dockercoins-{service}:test"
+    return f"127.0.0.1:30500/dockercoins/{service}:test"
 
 
 def run(*command, timeout=60, env=None):
-    """Return the output of `command` without the closing newline; a failure shows everything it said."""
+    """Return the output of `command` without the closing newline; a failure shows all of it."""
+    env = ENV | (env or {})
     done = subprocess.run(
-        command, cwd=ROOT, env=ENV | (env or {}), capture_output=True, text=True, timeout=timeout
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout
     )
-    assert done.returncode == 0, (
-        f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    )
+    text = f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, text
     return done.stdout.rstrip("\n")
 
 
@@ -64,16 +65,9 @@ def works(*command):
 
 
 def find_docker():
-    """Return a Docker client, if possible one that knows `docker compose`: there may be more than one on a machine."""
-    found = [
-        path
-        for path in (shutil.which("docker"), "/usr/bin/docker")
-        if path and os.access(path, os.X_OK)
-    ]
-    return next(
-        (path for path in found if works(path, "compose", "version")),
-        found[0] if found else "docker",
-    )
+    """Return a Docker client, one that knows `docker compose` where there is more than one."""
+    found = [path for path in (shutil.which("docker"), "/usr/bin/docker") if path and works(path)]
+    return next((path for path in found if works(path, "compose", "version")), "docker")
 
 
 DOCKER = find_docker()
@@ -98,39 +92,22 @@ def state():
     return answer.json() if answer.status_code == 200 else None
 
 
-def counter():
-    """Return the counter of hashes, 0 before the first, or None while it cannot be read."""
-    numbers = state()
-    return numbers and int(numbers["hashes"] or 0)
-
-
 def grows(seconds, what):
     """Wait until the counter can be read and is then seen to grow, within `seconds`."""
     deadline = time.monotonic() + seconds
-    before = wait_until(
-        lambda: [value] if (value := counter()) is not None else None,
-        seconds,
-        f"{what}: /json answers",
-    )[0]
+    before = wait_until(state, seconds, f"{what}: /json answers")["hashes"]
+    left = deadline - time.monotonic()
     wait_until(
-        lambda: (counter() or 0) > before,
-        max(0, deadline - time.monotonic()),
-        f"{what}: the counter grows",
+        lambda: int(state()["hashes"] or 0) > int(before or 0), left, f"{what}: the counter grows"
     )
 
 
 def processes(container):
-    """Return the fields of /proc/PID/status of each process of `container`, as it sees them itself."""
-    text = docker(
-        "exec",
-        container,
-        "sh",
-        "-c",
-        "for p in /proc/[0-9]*; do cat $p/status; echo; done 2>/dev/null",
-    )
+    """Return the fields of /proc/PID/status of each process of `container`, as it sees them."""
+    script = "for p in /proc/[0-9]*; do cat $p/status; echo; done 2>/dev/null"
     parts = [
         dict(line.split(":\t", 1) for line in part.splitlines() if ":\t" in line)
-        for part in text.split("\n\n")
+        for part in docker("exec", container, "sh", "-c", script).split("\n\n")
     ]
     return [fields for fields in parts if "Pid" in fields]
 
@@ -156,41 +133,27 @@ class App:
         return run(*self.command, *args, timeout=timeout, env=env)
 
     def up(self, **scale):
-        """Start what is not running, with this many containers of a service, and wait until each worker counts."""
-        started = time.time()
-        scale = {"worker": 1} | scale
-        self.compose(
-            "up", "-d", *(word for name, n in scale.items() for word in ("--scale", f"{name}={n}"))
-        )
+        """Start what is not running, with `scale` containers, and wait until each worker counts."""
+        started, scale = time.time(), {"worker": 1} | scale
+        words = [word for name, n in scale.items() for word in ("--scale", f"{name}={n}")]
+        self.compose("up", "-d", *words)
         workers = self.containers("worker")
         assert len(workers) == scale["worker"]
-        for container in workers:
-            wait_until(
-                lambda c=container: "units of work done" in logs(c, started),
-                10,
-                "every worker counts",
-            )
+        for it in workers:
+            wait_until(lambda it=it: "units of work done" in logs(it, started), 10, "it counts")
 
     def down(self):
-        """Remove everything, data too."""
+        """Remove everything, data too; again if a container was just being restarted."""
         command = (*self.command, "down", "-v", "--remove-orphans", "-t", "5")
-        wait_until(
-            lambda: works(*command), 30, "down"
-        )  # again when it met a container that was just being restarted
+        wait_until(lambda: works(*command), 30, "down")
 
     def containers(self, service):
         """Return the ids of the containers of `service`, stopped ones too."""
-        return docker(
-            "ps",
-            "-aq",
-            "--filter",
-            f"label={LABEL}",
-            "--filter",
-            f"label=com.docker.compose.service={service}",
-        ).split()
+        labels = (LABEL, f"com.docker.compose.service={service}")
+        return docker("ps", "-aq", *(f"--filter=label={label}" for label in labels)).split()
 
     def posts(self, since=0, by=""):
-        """Return when (s) hasher served each hash, by its access log; with `by`, those for that address alone."""
+        """Return when (s) hasher served each hash, by its access log, or those for one address."""
         lines = "".join(logs(container, since) for container in self.containers("hasher"))
         found = [stamp for stamp, address in HASHED.findall(lines) if by in ("", address)]
         return sorted(datetime.fromisoformat(stamp[:26] + "+00:00").timestamp() for stamp in found)

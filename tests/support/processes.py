@@ -1,10 +1,13 @@
-"""The real processes, started from the Procfile's own lines, each in a process group of its own."""
+"""The real processes, started from the Procfile's lines, and a TCP proxy to put between two."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -24,33 +27,44 @@ def free_port():
 
 
 class Stack:
-    """The application on ports of its own; `settings` are added to the environment of every process."""
+    """The application on ports of its own; `settings` are added to every process' environment."""
 
     def __init__(self, logs, **settings):
         self.logs, self.processes = Path(logs), {}
         self.ports = {name: free_port() for name in ("redis", "rng", "hasher", "webui")}
-        ports = {f"{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
-        ports |= {
-            f"{name.upper()}_URL": f"http://127.0.0.1:{self.ports[name]}"
-            for name in ("rng", "hasher")
-        }
-        ports["REDIS_URL"] = f"redis://127.0.0.1:{self.ports['redis']}"
-        path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
-        self.env = os.environ | ports | {"PATH": path} | settings
+        if "REDIS_URL" in settings:
+            self.ports["redis"] = int(settings["REDIS_URL"].split(":")[-1])
+        self.env = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+        self.env |= {f"{name.upper()}_PORT": str(port) for name, port in self.ports.items()}
+        self.env |= {f"{name.upper()}_URL": self.url(name, "") for name in ("rng", "hasher")}
+        self.env |= {
+            "REDIS_URL": f"redis://127.0.0.1:{self.ports['redis']}",
+            "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
+        } | settings
         self.db = redis.Redis(port=self.ports["redis"], socket_timeout=5)
 
     def url(self, name, path="/"):
         """Return the address of `path` at the service `name`."""
         return f"http://127.0.0.1:{self.ports[name]}{path}"
 
-    def start(self, *names, **settings):
-        """Start processes by name: `worker.2` is the second worker. The log is added to a file of that name."""
+    def start(self, *names, before="", **settings):
+        """Start processes by name, each logging to a file of its name; `worker.2` is another worker.
+
+        `before` is a shell command that runs first, in a mount namespace of the process' own.
+        """
         for name in names:
+            command = ["bash", "-c", LINES[name.split(".")[0]]]
+            if before:
+                command = ["unshare", "--mount", "bash", "-c", f"{before} && {command[-1]}"]
             with open(self.logs / f"{name}.log", "ab") as log:
                 self.processes[name] = subprocess.Popen(
-                    ["bash", "-c", LINES[name.split(".")[0]]],
-                    cwd=ROOT, env=self.env | settings, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+                    command,
+                    cwd=ROOT,
+                    env=self.env | settings,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
         return self
 
     def ready(self):
@@ -68,49 +82,115 @@ class Stack:
         os.killpg(self.processes[name].pid, number)
 
     def stop(self, name, number=signal.SIGTERM, seconds=5):
-        """Send `number` (a SIGTERM to the first process alone, as Docker does), wait; return exit status, seconds."""
+        """Send `number`, as Docker does, and wait; return the exit status and the seconds."""
         process, start = self.processes.pop(name), time.monotonic()
-        if number == signal.SIGTERM:
-            process.terminate()
-        else:
+        if number == signal.SIGKILL:
             os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         try:
             return process.wait(seconds), time.monotonic() - start
         finally:
-            if process.poll() is None:
+            with suppress(ProcessLookupError):  # what is left of it
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
 
     def close(self):
-        """End what still runs: workers first, Redis last."""
-        for name in sorted(
-            self.processes, key=lambda name: (name == "redis", not name.startswith("worker"))
-        ):
+        """End what still runs."""
+        for name in list(self.processes):
             self.stop(name, signal.SIGKILL)
 
     def log(self, name):
         """Return the log so far."""
         return (self.logs / f"{name}.log").read_text()
 
+    def lines(self, text, log="worker"):
+        """Return the lines of a log that contain `text`."""
+        return [line for line in self.log(log).splitlines() if text in line]
+
     def hashes(self):
         """Return the counter."""
         return int(self.db.get("hashes") or 0)
+
+    def logged(self):
+        """Return the units of work that the workers logged as counted."""
+        logs = "".join(log.read_text() for log in self.logs.glob("worker*.log"))
+        return sum(map(int, re.findall(r":(\d+) units of work done", logs)))
 
     def served(self):
         """Return the units that hasher has served, by its access log."""
         return self.log("hasher").count('"POST / HTTP/1.1" 200')
 
-    def rate(self, seconds, source=None):
-        """Return hashes/s over about `seconds`, measured from one step of `source` (the counter) to another."""
-        source = source or self.hashes
-        first, start = self._step(source, source())
-        last, end = first, start
+    def rate(self, seconds):
+        """Return the units that hasher serves a second, measured from one to another."""
+        (first, start), end = self._next_unit(), 0
         while end - start < seconds:
-            last, end = self._step(source, last)
+            last, end = self._next_unit()
         return (last - first) / (end - start)
 
-    @staticmethod
-    def _step(source, value):
+    def _next_unit(self):
+        before = self.served()
         return wait_until(
-            lambda: (new := source()) != value and (new, time.monotonic()), 10, "the counter moves"
+            lambda: (now := self.served()) > before and (now, time.monotonic()),
+            10,
+            "a unit of work",
         )
+
+
+class Proxy:
+    """A TCP proxy to `port` on this machine, open until `close()`, when connecting is refused.
+
+    `request` and `reply` get what is on its way there and back, and the socket it goes to; they
+    return whether it is let through. `answer` gets the client's socket in place of the service.
+    """
+
+    def __init__(self, port):
+        self.target, self.port, self.sockets, self.kept = port, 0, set(), []
+        self.request = self.reply = self.answer = None
+        self.open()
+
+    def open(self):
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, args=[self.listener], daemon=True).start()
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)  # ends its accept()
+        self.listener.close()
+        for sock in self.sockets:
+            self.hang_up(sock)
+
+    def hang_up(self, sock):
+        """Close a connection, also under a thread that reads from it, unless it is to be kept."""
+        if sock not in self.kept:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def accept(self, listener):
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=self.serve, args=[client], daemon=True).start()
+
+    def serve(self, client):
+        self.sockets.add(client)
+        try:
+            if self.answer:
+                client.recv(65536)
+                self.answer(client)
+                raise ConnectionError
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:
+            self.hang_up(client)
+            return
+        self.sockets.add(server)
+        for source, sink, name in ((client, server, "request"), (server, client, "reply")):
+            threading.Thread(target=self.pump, args=[source, sink, name], daemon=True).start()
+
+    def pump(self, source, sink, name):
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not (let_through := getattr(self, name)) or let_through(data, sink):
+                    sink.sendall(data)
+        self.hang_up(source)
+        self.hang_up(sink)
