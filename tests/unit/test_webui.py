@@ -1,29 +1,16 @@
 """What webui answers, without a server, on a Redis in this process."""
 
-import threading
 import time
 
 import pytest
-import redis
-from fakeredis import TcpFakeServer
 from support.processes import free_port
 
 PAGE = ("/", "/index.html", "/json", "/speed", "/healthz", "/nothing")
 
 
 @pytest.fixture
-def db():
-    server = TcpFakeServer(("127.0.0.1", port := free_port()))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield redis.Redis(port=port)
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def webui(client, db):
-    port = db.connection_pool.connection_kwargs["port"]
-    return client("webui", REDIS_URL=f"redis://127.0.0.1:{port}")
+def webui(client, redis_port):
+    return client("webui", REDIS_URL=f"redis://127.0.0.1:{redis_port}")
 
 
 @pytest.fixture(scope="module")

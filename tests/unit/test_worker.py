@@ -1,417 +1,355 @@
-"""What worker promises, without processes: one unit of work, its failures, its log, and counting exactly once."""
+"""What worker does, as a process between stubs of rng and hasher and a Redis of the tests."""
 
 import hashlib
-import logging
-import sys
+import itertools
+import re
+import signal
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import fakeredis
 import pytest
-import redis
-import services
+from support import wait_until
+from support.processes import Proxy, Stack, free_port
 
-import worker
-
-DATA = next(bytes([n]) * 32 for n in range(256) if hashlib.sha256(bytes([n]) * 32).hexdigest()[0] == "0")
-FULL = "mining: backlog full until redis is back, trying again"
+DRAWS = [bytes([n]) * 32 for n in range(256)]
+DATA = next(data for data in DRAWS if hashlib.sha256(data).hexdigest().startswith("0"))
 COIN = hashlib.sha256(DATA).hexdigest()
 
 
-@pytest.fixture
-def db(monkeypatch):
-    db = fakeredis.FakeRedis()
-    monkeypatch.setattr(services, "REDIS", db)
-    return db
+def answer(body, status="200 OK", length=None):
+    """Return the bytes of an HTTP answer, with a Content-Length that may be wrong."""
+    length = len(body) if length is None else length
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    return head.encode() + body
+
+
+class Stub(ThreadingHTTPServer):
+    """Stands for rng or hasher: gives `answer`, waits while `held`, keeps the requests."""
+
+    daemon_threads, block_on_close = True, False
+
+    class RequestHandlerClass(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.at = time.time()
+            self.server.requests.append(self)
+            self.server.go_on.wait(10)
+            time.sleep(self.server.delay)
+            self.wfile.write(self.server.answer)
+            self.close_connection = True
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    def __init__(self, answer):
+        super().__init__(("127.0.0.1", 0), self.RequestHandlerClass)
+        self.answer, self.delay, self.requests, self.go_on = answer, 0, [], threading.Event()
+        self.go_on.set()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
+
+    def close(self):
+        self.go_on.set()
+        self.shutdown()
+        self.server_close()
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    """Answers of rng and hasher by name; an exception is raised."""
-    answers = {"rng": DATA, "hasher": COIN.encode()}
-
-    def ask(service, *_, **__):
-        if isinstance(answers[service], Exception):
-            raise answers[service]
-        return answers[service]
-
-    monkeypatch.setattr(services, "ask", ask)
-    monkeypatch.setattr(worker, "DELAY", 0.01)
-    return answers
+def rng():
+    stub = Stub(answer(DATA))
+    yield stub
+    stub.close()
 
 
 @pytest.fixture
-def mining(db, answers, caplog, monkeypatch):
-    """Starts a worker, and returns it and a function that stops it as SIGTERM does; all are stopped at the end."""
-    caplog.set_level(logging.DEBUG, "worker")
-    stops = []
-
-    def start():
-        it, asked = worker.Worker(), threading.Event()
-        running = threading.Thread(target=it.run, args=[asked])
-
-        def stop():
-            asked.set()
-            running.join(5)
-            assert not running.is_alive()
-
-        running.start()
-        stops.append(stop)
-        return it, stop
-
-    monkeypatch.setattr(worker.signal, "sigwait", lambda asked: asked.wait())
-    yield start
-    for stop in stops:
-        stop()
+def hasher():
+    stub = Stub(answer(COIN.encode()))
+    yield stub
+    stub.close()
 
 
-def until(condition):
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+@pytest.fixture
+def proxy(redis_port):
+    return Proxy(redis_port)
 
 
-def batch(number=1, units=1, seconds=0.3, coins=None, age=0.0, last=None):
-    last = seconds / units if last is None else last
-    return worker.Batch(number, units, seconds, last, time.monotonic() - age, coins or [])
+@pytest.fixture
+def stack(tmp_path, redis_port, proxy, rng, hasher):
+    """A worker's surroundings; it reaches Redis by the proxy, the tests directly."""
+    urls = {"RNG_URL": rng.url, "HASHER_URL": hasher.url, "WORKER_DELAY": "0.02"}
+    stack = Stack(tmp_path, REDIS_URL=f"redis://127.0.0.1:{redis_port}", **urls)
+    stack.env["REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}"
+    yield stack
+    stack.close()
 
 
-def count(db, name, batch, by=1e12):
-    age = time.monotonic() - batch.ended
-    numbers = batch.number, batch.units, batch.seconds, batch.last, age, by
-    return db.eval(services.COUNT, 0, name, *numbers, *batch.coins)
+@pytest.fixture
+def mining(stack):
+    """The surroundings with a worker that has counted."""
+    stack.start("worker")
+    wait_until(stack.logged, 5, "the first unit is counted")
+    return stack
+
+
+def all_is_counted_once(stack, hasher):
+    """Assert that what hasher served, what the worker logged and the counter are the same."""
+    assert stack.stop("worker")[0] == 0
+    assert len(hasher.requests) == stack.logged() == stack.hashes() > 0
+
+
+def warnings(stack, port):
+    return [line for line in stack.lines(f"127.0.0.1:{port}") if line.startswith("WARNING:worker:")]
 
 
 def speeds(db):
-    return {int(k): float(v) for k, v in db.hgetall("speed").items() if k.isdigit()}
+    keys = list(db.scan_iter("speed:*"))
+    return {int(key[6:]): float(value) for key, value in zip(keys, db.mget(keys), strict=True)}
 
 
-def test_batch_is_counted_with_its_coins(db):
-    count(db, "w", batch(units=4, coins=[COIN, DATA]))
-    assert db.get("hashes") == b"4"
-    assert db.hgetall("wallet") == {COIN.encode(): DATA}
+def test_unit_of_work_hashes_32_bytes_of_rng_as_an_octet_stream(mining, rng, hasher):
+    draw, post = rng.requests[0], hasher.requests[0]
+    assert (draw.command, draw.path) == ("GET", "/32")
+    assert (post.command, post.path, post.body) == ("POST", "/", DATA)
+    assert post.headers["Content-Type"] == "application/octet-stream"
 
 
-def test_batch_is_counted_once_however_often_and_late_it_is_sent(db):
-    first, second = batch(units=4), batch(number=2, units=3)
-    for sent in (first, first, second, first, second):
-        count(db, "w", sent)
-    assert db.get("hashes") == b"7"
-    assert sum(speeds(db).values()) == pytest.approx(7, abs=0.01)
+def test_proxies_of_the_environment_are_not_asked(stack):
+    stack.start("worker", http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
+    wait_until(stack.hashes, 5, "the first unit is counted")
 
 
-def test_batch_is_counted_once_however_long_ago_that_was(db):
-    count(db, "w", batch(units=4))
-    assert not [key for key in db.scan_iter() if db.ttl(key) != -1], "what expires or may be evicted is forgotten"
-
-
-def test_batches_of_two_workers_do_not_shadow_each_other(db):
-    count(db, "a", batch(number=9))
-    count(db, "b", batch(number=1))
-    assert db.get("hashes") == b"2"
-
-
-@pytest.mark.parametrize("key", ["hashes", "wallet", "speed", "batches"])
-def test_batch_is_stored_whole_or_not_at_all(db, key):
-    db.rpush(key, "of another type")
-    before = {k: db.dump(k) for k in db.scan_iter()}
-    with pytest.raises(redis.ResponseError):
-        count(db, "w", batch(coins=[COIN, DATA]))
-    assert {k: db.dump(k) for k in db.scan_iter()} == before
-
-
-def test_other_programs_may_add_to_the_counter(db):
-    count(db, "w", batch(units=4))
-    db.incrby("hashes", 10)
-    count(db, "w", batch(number=2, units=4))
-    assert db.get("hashes") == b"18"
-    assert sum(speeds(db).values()) == pytest.approx(18, abs=0.01)
-
-
-@pytest.mark.parametrize("reset", ["flush", "set"])
-def test_reset_counter_is_no_spike_and_no_negative_speed(db, reset):
-    count(db, "w", batch(units=400, seconds=120, age=1))
-    db.flushall() if reset == "flush" else db.set("hashes", 0)
-    count(db, "w", batch(number=2, units=4, seconds=1.2))
-    assert db.get("hashes") == b"4"
-    assert all(0 <= speed < 5 for speed in speeds(db).values())
-
-
-def test_batch_counted_late_belongs_to_the_time_it_was_mined_in(db):
-    count(db, "w", batch(units=10, seconds=2, age=60))
-    now = db.time()[0]
-    assert all(now - 64 <= second <= now - 59 for second in speeds(db))
-    assert sum(speeds(db).values()) == pytest.approx(10, abs=0.01)
-
-
-def test_batch_that_redis_hears_of_late_belongs_to_the_time_it_was_mined_in(db):
-    now = db.time()[0]
-    count(db, "w", batch(units=4, seconds=1), by=now - 20)
-    assert all(now - 22 <= second <= now - 20 for second in speeds(db))
-
-
-def test_change_of_pace_within_a_batch_shows_when_it_happened(db):
-    now = db.time()[0] - 5
-    count(db, "w", batch(units=11, seconds=12, last=2), by=now)
-    assert speeds(db)[now] == speeds(db)[now - 1] == pytest.approx(0.5)  # 1 unit in 2 s, with its end in the middle
-    assert speeds(db)[now - 3] == speeds(db)[now - 10] == pytest.approx(1)  # 10 in 10 s
-
-
-def test_speed_of_more_than_300_seconds_ago_is_forgotten(db):
-    now = db.time()[0]
-    db.hset("speed", mapping={now - 1000: 3, now - 100: 3})
-    count(db, "w", batch())
-    assert now - 1000 not in speeds(db)
-    assert now - 100 in speeds(db)
-
-
-def test_first_unit_is_counted_at_once_then_about_once_a_second(mining, db, caplog, monkeypatch):
-    begun, counted = [], threading.Event()
-
-    def draw():
-        assert not begun or counted.wait(5)
-        begun.append(True)
-        return DATA
-
-    monkeypatch.setattr(services, "draw", draw)
-    mining()
-    until(lambda: db.get("hashes"))
+def test_first_unit_is_counted_at_once_and_then_about_once_a_second(mining):
+    assert mining.lines("units of work")[0] == (
+        "INFO:worker:1 units of work done, updating hash counter"
+    )
     start = time.monotonic()
-    counted.set()
-    until(lambda: int(db.get("hashes")) > 1)
-    assert 0.8 < time.monotonic() - start < 1.5
-    lines = [r.message for r in caplog.records if "units of work done" in r.message]
-    assert lines[0] == "1 units of work done, updating hash counter"
-    assert len(lines) <= 2
+    wait_until(lambda: len(mining.lines("units of work done")) == 4, 5, "three more counts")
+    assert 2.5 < time.monotonic() - start < 4
 
 
-def test_no_unit_falls_between_two_batches(monkeypatch):
-    counted, usual = [], sys.getswitchinterval()
-    monkeypatch.setattr(services, "count", lambda name, number, units, *_: counted.append(units) or 0.0)
-    it = worker.Worker()
-    it.mined.wait = lambda _: it.mined.is_set()  # one batch after the other
-    counter = threading.Thread(target=it.count, daemon=True)
-    sys.setswitchinterval(1e-6)
-    try:
-        counter.start()
-        end = time.monotonic() + 20
-        while (it.done < 20_000 or len(counted) < 20) and time.monotonic() < end:
-            it.add("1", b"", 0)
-        it.mined.set()
-        counter.join(10)
-    finally:
-        sys.setswitchinterval(usual)
-    assert sum(counted) == it.done
-    assert len(counted) >= 20
+def test_coin_goes_into_the_wallet_and_the_log(mining):
+    assert mining.db.hgetall("wallet") == {COIN.encode(): DATA}
+    assert f"INFO:worker:Coin found: {COIN[:8]}..." in mining.log("worker").splitlines()
 
 
-def test_rest_is_the_delay_without_the_cpu_time_since_the_last_one(answers, monkeypatch):
-    rests, cpu = [], iter([0.004, 0.005, 0.008, 0.009, 0.5, 0.5])  # s: before and after each rest
-    monkeypatch.setattr(worker, "DELAY", 0.1)
-    monkeypatch.setattr(worker.time, "sleep", rests.append)
-    monkeypatch.setattr(worker.time, "thread_time", lambda: next(cpu))
-    it = worker.Worker()
-    for _ in range(3):
-        it.work()
-    assert rests == pytest.approx([0.096, 0.097, 0])
+def test_hash_that_does_not_begin_with_0_is_no_coin(stack, hasher):
+    hasher.answer = answer(b"1" + b"0" * 63)
+    stack.start("worker")
+    wait_until(stack.hashes, 5, "the first unit is counted")
+    assert not stack.db.exists("wallet")
+    assert not stack.lines("Coin found")
 
 
-def test_coin_goes_into_the_wallet_and_the_log(mining, db, caplog):
-    mining()
-    until(lambda: db.hget("wallet", COIN))
-    assert db.hget("wallet", COIN) == DATA
-    assert f"Coin found: {COIN[:8]}..." in caplog.messages
+@pytest.mark.parametrize(("debug", "logged"), [("y", True), ("", False)])
+def test_units_are_logged_with_debug_alone(stack, debug, logged):
+    stack.start("worker", DEBUG=debug)
+    wait_until(stack.hashes, 5, "the first unit is counted")
+    line = f"DEBUG:worker:One unit of work: {COIN[:8]}..."
+    assert (line in stack.log("worker").splitlines()) == logged
 
 
-def test_hash_that_does_not_begin_with_0_is_no_coin(mining, db, answers):
-    answers["hasher"] = b"1" * 64
-    mining()
-    until(lambda: db.get("hashes"))
-    assert not db.exists("wallet")
+WRONG = {
+    "rng-500": answer(DATA, "500 Internal Server Error"),
+    "rng-302": answer(DATA, "302 Found\r\nLocation: /"),
+    "rng-31-bytes": answer(DATA[:31]),
+    "rng-half-a-body": answer(DATA[:16], length=32),
+    "rng-bad-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "rng-nothing": b"",
+    "hasher-403": answer(COIN.encode(), "403 Forbidden"),
+    "hasher-not-hex": answer(COIN[:63].encode() + b"g"),
+    "hasher-upper-case": answer(COIN.upper().encode()),
+    "hasher-newline": answer(COIN[:63].encode() + b"\n"),
+}
 
 
-@pytest.mark.parametrize("answer", [b"0" * 63 + b"\n", b"0" * 63 + b"A", b"\xff" * 64])
-def test_answer_that_is_no_hash_is_no_unit_of_work(mining, db, answers, caplog, answer):
-    answers["hasher"] = answer
-    mining()
-    until(lambda: any("not a hash" in m for m in caplog.messages))
-    assert not db.exists("hashes", "wallet")
+@pytest.mark.parametrize("name", WRONG)
+def test_other_answer_is_no_unit_of_work_and_is_logged(stack, rng, hasher, name):
+    stub = rng if name.startswith("rng") else hasher
+    right, stub.answer = stub.answer, WRONG[name]
+    stack.start("worker")
+    wait_until(lambda: len(warnings(stack, stub.server_port)) > 1, 5, "each try is logged")
+    assert not stack.db.exists("hashes", "wallet")
+    stub.answer = right
+    wait_until(stack.hashes, 5, "the next unit is counted")
+    assert "Traceback" not in stack.log("worker")
 
 
-@pytest.mark.parametrize("service", ["rng", "hasher"])
-def test_trouble_is_one_line_and_its_end_another(mining, db, answers, caplog, service):
-    good = answers[service]
-    answers[service] = worker.Trouble(service, "Connection refused")
-    it, _ = mining()
-    time.sleep(0.6)  # several tries
-    assert [m for m in caplog.messages if service in m] == [f"{service}: Connection refused, trying again"]
-    assert it.done == 0
-    answers[service] = good
-    until(lambda: f"{service} is back" in caplog.messages)
-    assert it.done > 0
+@pytest.mark.parametrize("setting", ["RNG_URL", "HASHER_URL", "REDIS_URL"])
+def test_each_try_that_fails_is_logged_with_host_port_and_cause(stack, setting):
+    scheme, port = stack.env[setting].split(":")[0], free_port()
+    stack.start("worker", **{setting: f"{scheme}://127.0.0.1:{port}"})
+    lines = wait_until(lambda: len(it := warnings(stack, port)) > 1 and it, 5, "each try is logged")
+    assert all("Connection refused" in line and "trying again" in line for line in lines)
 
 
-def test_back_off_goes_from_a_tenth_to_two_seconds_with_jitter(monkeypatch):
-    it, waits = worker.Worker(), []
-    monkeypatch.setattr(it.stopping, "wait", waits.append)
-
-    def fail_20_times():
-        if len(waits) < 20:
-            raise worker.Trouble("rng", "away")
-
-    it.persist(fail_20_times, worker.Troubles(), it.over)
-    assert 0.05 <= waits[0] <= 0.1
-    assert all(1 <= wait <= 2 for wait in waits[5:])
-    assert len(set(waits[5:])) > 1
-    waits.clear()
-    it.persist(fail_20_times, worker.Troubles(), it.over)
-    assert waits[0] <= 0.1
+def test_password_of_redis_is_not_logged(stack):
+    stack.start("worker", REDIS_URL=f"redis://:secret@127.0.0.1:{(port := free_port())}")
+    wait_until(lambda: warnings(stack, port), 5, "a try is logged")
+    assert "secret" not in stack.log("worker")
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """The time (s) that the worker believes it is, in a list of one."""
-    now = [1000.0]
-    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
-    return now
+def test_back_off_goes_from_a_tenth_to_2_seconds_and_begins_anew(stack, rng):
+    right, rng.answer = rng.answer, WRONG["rng-500"]
+    stack.start("worker", WORKER_DELAY="0")
+    wait_until(lambda: len(rng.requests) >= 3, 5, "some tries")
+    rng.answer = right
+    wait_until(stack.hashes, 5, "it mines")
+    rng.answer = WRONG["rng-500"]
+    since = len(rng.requests)
+    wait_until(lambda: len(rng.requests) > since + 6, 12, "more tries")
+    gaps = [b.at - a.at for a, b in itertools.pairwise(rng.requests[since:])]
+    assert gaps[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2], abs=0.1)
 
 
-def again(*causes):
-    return [f"{cause}, trying again" for cause in causes]
+@pytest.mark.parametrize("name", ["rng", "hasher"])
+def test_finished_units_are_counted_within_about_a_second_while_a_service_refuses(
+    mining, rng, hasher, name
+):
+    before = mining.hashes()
+    wait_until(lambda: mining.hashes() > before, 5, "another count")
+    time.sleep(0.2)  # some units are finished since
+    {"rng": rng, "hasher": hasher}[name].close()
+    served = len(hasher.requests)
+    assert served > mining.hashes()
+    wait_until(lambda: mining.hashes() >= served, 2, "all is counted")
 
 
-def test_each_cause_is_told_once_and_each_service_that_is_back(clock, caplog):
-    troubles = worker.Troubles()
-    for cause in (("rng", "refused"), ("rng", "500"), ("rng", "refused"), ("hasher", "403")):
-        troubles.begin(*cause)
-    clock[0] += 2.1
-    troubles.end()
-    assert caplog.messages == [*again("rng: refused", "rng: 500", "hasher: 403"), "rng is back", "hasher is back"]
-    troubles.begin("rng", "refused")
-    assert caplog.messages[-1:] == again("rng: refused")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_worker_ends_its_unit_counts_it_and_exits_with_0(mining, hasher, number):
+    hasher.go_on.clear()
+    served = len(hasher.requests)
+    wait_until(lambda: len(hasher.requests) > served, 5, "a unit is in progress")
+    threading.Timer(0.5, hasher.go_on.set).start()
+    status, seconds = mining.stop("worker", number)
+    assert (status, 0.4 < seconds < 1.5) == (0, True)
+    assert len(hasher.requests) == mining.logged() == mining.hashes()
 
 
-def test_trouble_that_comes_and_goes_is_told_once(clock, caplog):
-    troubles = worker.Troubles()
-    for _ in range(100):
-        troubles.begin("rng", "reset")
-        clock[0] += 1
-        troubles.end()
-    assert caplog.messages == again("rng: reset")
+@pytest.mark.parametrize("redis", ["refused", "silent"])
+def test_worker_stopped_without_redis_logs_once_how_many_units_stay_uncounted_and_exits_with_1(
+    mining, proxy, hasher, redis
+):
+    proxy.close() if redis == "refused" else setattr(proxy, "request", lambda *_: False)
+    wait_until(lambda: warnings(mining, proxy.port), 5, "Redis is missed")
+    status, seconds = mining.stop("worker")
+    assert (status, seconds < 4) == (1, True)
+    (line,) = mining.lines("uncounted")
+    assert int(re.search(r"(\d+) units of work stay uncounted", line)[1]) == (
+        len(hasher.requests) - mining.hashes()
+    )
 
 
-def test_trouble_that_is_another_each_time_is_told_five_times(clock, caplog):
-    troubles = worker.Troubles()
-    for number in range(100):
-        troubles.begin("rng", number)
-    assert caplog.messages == again(*(f"rng: {number}" for number in range(5)))
+@pytest.mark.parametrize(("redis", "share"), [("refused", 1 / 2), ("silent", 1 / 3)])
+def test_mining_goes_on_without_redis(stack, rng, hasher, proxy, redis, share):
+    rng.delay = hasher.delay = 0.1
+    stack.start("worker", WORKER_DELAY="0.1")
+    wait_until(stack.hashes, 5, "the first unit is counted")
+    proxy.close() if redis == "refused" else setattr(proxy, "request", lambda *_: False)
+    wait_until(lambda: warnings(stack, proxy.port), 5, "Redis is missed")
+    before = len(hasher.requests)
+    time.sleep(4)
+    assert (len(hasher.requests) - before) / 4 > share * 3.2
 
 
-def test_nothing_is_said_to_be_back_that_was_not_asked_any_more(answers, clock, caplog):
-    it, troubles = worker.Worker(), worker.Troubles()
-    troubles.begin("hasher", "refused")
-    clock[0] += 2.1
-    it.stopping.set()
-    it.persist(it.work, troubles, it.stopping)
-    assert caplog.messages == again("hasher: refused")
+def test_work_done_while_redis_was_away_is_counted_in_the_seconds_it_was_done_in(
+    mining, hasher, proxy
+):
+    proxy.close()
+    away = int(time.time()) + 1
+    wait_until(lambda: time.time() > away + 4, 5, "Redis is away for some seconds")
+    proxy.open()
+    all_is_counted_once(mining, hasher)
+    done = [int(each.at) for each in hasher.requests]
+    for second in range(away, away + 3):
+        assert speeds(mining.db)[second] == pytest.approx(done.count(second), rel=0.1, abs=2)
 
 
-def test_redis_away_loses_nothing_and_does_not_stop_mining(mining, db, monkeypatch, caplog):
-    def fail(*_):
-        raise redis.ConnectionError("away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(db, "eval", fail)
-        it, stop = mining()
-        until(lambda: it.done >= 5)
-        assert it.counted == 0
-    until(lambda: "redis is back" in caplog.messages)
-    stop()
-    assert int(db.get("hashes")) == it.done == it.counted
-    assert sum("redis: away" in m for m in caplog.messages) == 1
+def test_speed_adds_up_to_the_counter_and_expires(mining, hasher):
+    wait_until(lambda: len(mining.lines("units of work done")) > 2, 5, "some counts")
+    all_is_counted_once(mining, hasher)
+    assert sum(speeds(mining.db).values()) == pytest.approx(mining.hashes(), abs=0.01)
+    assert all(250 < mining.db.ttl(key) <= 300 for key in mining.db.scan_iter("speed:*"))
 
 
-def test_lost_reply_counts_once(mining, db, monkeypatch):
-    send, lost = db.eval, []
-
-    def lose(*args):
-        answer = send(*args)
-        if not lost:
-            lost.append(1)
-            raise redis.TimeoutError("no reply")
-        return answer
-
-    monkeypatch.setattr(db, "eval", lose)
-    it, stop = mining()
-    until(lambda: it.counted >= 2)
-    stop()
-    assert lost
-    assert int(db.get("hashes")) == it.done
+def test_what_a_worker_has_counted_is_forgotten_after_a_day(mining):
+    (key,) = mining.db.scan_iter("worker:*")
+    assert 86000 < mining.db.ttl(key) <= 86400
 
 
-def test_full_backlog_stops_mining_and_says_so(mining, db, answers, monkeypatch, caplog):
-    monkeypatch.setattr(worker, "BACKLOG", 3)
-
-    def fail(*_):
-        raise redis.ConnectionError("away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(db, "eval", fail)
-        it, stop = mining()
-        until(lambda: FULL in caplog.messages)
-        done = it.done
-        time.sleep(0.3)
-        assert it.done == done
-    answers["hasher"] = b"1" * 64  # no coin
-    until(lambda: "mining is back" in caplog.messages and it.done > done)
-    stop()
-    assert int(db.get("hashes")) == it.done
+def test_other_programs_may_add_to_the_counter(stack, hasher):
+    stack.db.set("hashes", 1000)
+    stack.start("worker")
+    wait_until(lambda: stack.hashes() > 1000, 5, "the first unit is counted")
+    stack.db.incrby("hashes", 1000)
+    assert stack.stop("worker")[0] == 0
+    assert stack.hashes() == 2000 + len(hasher.requests)
 
 
-def test_stop_counts_what_is_done(mining, db):
-    it, stop = mining()
-    until(lambda: it.done > 5)
-    stop()
-    assert int(db.get("hashes")) == it.done == it.counted
+def test_lost_reply_counts_nothing_twice(mining, hasher, proxy):
+    lost = []
+
+    def request(data, sink):
+        if b"EXEC" in data and not lost:
+            lost.append(sink)
+            proxy.reply = lambda *_: False
+        elif sink not in lost:  # the next try, on a connection of its own
+            proxy.reply = None
+        return True
+
+    proxy.request = request
+    logged = mining.logged()
+    wait_until(lambda: lost and mining.logged() > logged, 5, "the next try has its reply")
+    all_is_counted_once(mining, hasher)
 
 
-def test_stop_with_redis_away_says_how_many_units_stay_uncounted(mining, db, monkeypatch, caplog):
-    def fail(*_):
-        raise redis.ConnectionError("away")
+@pytest.mark.parametrize("late", ["before-the-retry", "after-the-retry"])
+def test_first_attempt_that_arrives_late_counts_nothing_twice(mining, hasher, proxy, late):
+    held, replies = [], []
 
-    monkeypatch.setattr(db, "eval", fail)
-    it, stop = mining()
-    until(lambda: it.done)
-    start = time.monotonic()
-    stop()
-    assert time.monotonic() - start < 2
-    assert f"{it.done} units of work stay uncounted" in caplog.messages
+    def arrive():
+        server, data = held[0]
+        proxy.reply = lambda data, _: replies.append(data) or True
+        server.sendall(data)
+        wait_until(lambda: replies, 2, "Redis has answered the first attempt")
+        proxy.reply = None
 
+    def request(data, sink):
+        if b"EXEC" not in data:
+            return True
+        held.append((sink, data))
+        if len(held) == 1:
+            proxy.kept.append(sink)
+        elif len(held) == 2 and late == "before-the-retry":  # which has read, and not written yet
+            arrive()
+        return len(held) > 1
 
-def test_stop_lets_a_slow_redis_answer(mining, db, monkeypatch):
-    count, slow, waiting = db.eval, threading.Event(), []
-
-    def count_slowly(*args):
-        if slow.is_set():
-            waiting.append(True)
-            time.sleep(1.8)  # services.REDIS waits 2 s
-        return count(*args)
-
-    monkeypatch.setattr(db, "eval", count_slowly)
-    it, stop = mining()
-    until(lambda: it.counted)
-    slow.set()
-    until(lambda: waiting)
-    until(lambda: it.batch.units)  # one batch is under way, and there is a unit for the last
-    stop()
-    assert int(db.get("hashes")) == it.done == it.counted
+    proxy.request = request
+    wait_until(lambda: len(held) > 2, 8, "the retry")
+    if late == "after-the-retry":
+        arrive()
+    assert replies
+    all_is_counted_once(mining, hasher)
 
 
-def test_heartbeat_goes_on_while_services_are_away(mining, answers, monkeypatch, tmp_path):
-    monkeypatch.setattr(worker, "HEARTBEAT", tmp_path / "beat")
-    answers["rng"] = worker.Trouble("rng", "away")
-    mining()
-    until(worker.HEARTBEAT.exists)
-    before = worker.HEARTBEAT.stat().st_mtime_ns
-    until(lambda: worker.HEARTBEAT.stat().st_mtime_ns > before)
+def test_redis_that_lost_its_data_gets_what_is_new_and_no_more(mining, hasher, proxy):
+    proxy.request = lambda data, _: b"EXEC" not in data
+    time.sleep(0.2)
+    before = mining.logged()
+    mining.db.flushall()
+    proxy.request = None
+    wait_until(mining.hashes, 5, "it counts again")
+    assert mining.stop("worker")[0] == 0
+    assert mining.hashes() == len(hasher.requests) - before
+
+
+@pytest.mark.parametrize("key", ["hashes", "wallet"])
+def test_key_of_another_type_is_logged_at_each_try_and_ends_nothing(mining, proxy, key):
+    mining.db.delete(key)
+    mining.db.rpush(key, "by hand")
+    wait_until(lambda: len(warnings(mining, proxy.port)) > 1, 5, "each try is logged")
+    assert "WRONGTYPE" in warnings(mining, proxy.port)[0]
+    mining.db.delete("hashes", "wallet")
+    wait_until(lambda: mining.hashes() and mining.db.exists("wallet"), 5, "it counts again")
