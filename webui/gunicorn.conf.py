@@ -25,7 +25,7 @@ if not re.fullmatch(r"[0-9]{1,5}", PORT) or not 1 <= int(PORT) <= 65535:
 bind = f"[::]:{PORT}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{PORT}"
 worker_class = "gevent"  # an idle or slow client costs a greenlet, not a process
 preload_app = True  # a bad setting ends gunicorn instead of restarting its worker for ever
-graceful_timeout = 2  # seconds to finish the requests in progress when stopped
+graceful_timeout = 1  # second to finish the requests in progress when stopped
 limit_request_fields = 64  # the time to parse headers grows with the square of their size
 accesslog, logger_class = "-", AccessLog
 control_socket_disable = True  # it would need a writable file system

@@ -1,172 +1,150 @@
-// The page: asks webui for the numbers each second, and shows them.
+// Asks webui for the numbers once a second, and shows what it gets.
 
-import { SHOWN, Speed } from "./speed.js";
+const PERIOD = 1000; // milliseconds from an answer to the next question
+const TIMEOUT = 3000; // milliseconds to wait for one
+const IDLE = 5; // seconds without a new hash until the page says so
+const RECENT = 3; // seconds that the number beside the chart is the mean of
+const SPOKEN = 30; // seconds between two announcements to a screen reader
 
-const PERIOD = 1000; // milliseconds from one question to the next
-const TURN = 0.15; // seconds after each whole one of Redis' clock: when webui has a speed more (webui/state.lua)
-const TIMEOUT = 2000; // milliseconds to wait for an answer
-const SPOKEN = 30000; // milliseconds at least from one announcement to the next
-
-const speed = new Speed();
 const element = (id) => document.getElementById(id);
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const svg = document.querySelector("#chart svg");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-let heard = 0; // when webui last answered, in milliseconds since the page was opened
-let spoken = -SPOKEN; // likewise, when the speed was last announced
 
-// The words and numbers
+let answer = null; // the last one of webui
+let grown = 0; // when the counter was last seen to grow (s, Redis' clock)
+let spoken = 0; // when the speed was last announced (s, Redis' clock)
+let pointer = null; // where it is on the chart (pixels)
+let timer; // of the next question
+let plot = null; // what was drawn: start, speed, and where
+
+// Numbers
 
 function digits(value) {
   const places = value >= 100 ? 0 : value >= 0.95 || value === 0 ? 1 : 2;
-  return value.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
+  return value.toFixed(places);
+}
+
+function clockTime(seconds, style) {
+  return new Date(seconds * 1000).toLocaleTimeString("en-GB", { timeStyle: style });
 }
 
 function show(id, text) {
-  if (element(id).textContent !== text) element(id).textContent = text; // a screen reader hears of changes only
+  if (element(id).textContent !== text) element(id).textContent = text;
 }
 
-function showState(text, trouble) {
+function showState(text, kind) {
   show("state", text);
-  element("state").classList.toggle("trouble", trouble);
+  element("state").className = kind;
 }
 
-function showSpeed(value) {
-  show("speed", value === null ? "–" : digits(value));
-  if (value === null) return;
-  const sentence = `I'm mining DockerCoins at ${digits(value)} hashes/second`;
+function showNumbers(next) {
+  if (next.hashes !== answer?.hashes) grown = next.now;
+  answer = next;
+  show("coins", answer.coins.toLocaleString("en"));
+  show("hashes", Number(answer.hashes).toLocaleString("en"));
+  const speed = answer.speed.slice(-RECENT).reduce((sum, each) => sum + each) / RECENT;
+  const idle = answer.now - grown > IDLE;
+  show("speed", speed > 0 || idle ? digits(speed) : "–");
+  if (idle) showState("Nothing is mining: no new hash in the last 5 seconds.", "error");
+  else showState(speed > 0 ? "Mining." : "Measuring…", "");
+  if (speed > 0) showElsewhere(speed);
+  // For those who want no motion, the chart moves once in ten seconds.
+  if (!still.matches || !plot || answer.start >= plot.start + 10) draw();
+}
+
+/** Put the speed where it is not seen: in the link to share, and for screen readers. */
+function showElsewhere(speed) {
+  const sentence = `I'm mining DockerCoins at ${digits(speed)} hashes/second`;
   element("share").href = `https://twitter.com/intent/tweet?text=${encodeURIComponent(sentence)}`;
-  if (performance.now() - spoken < SPOKEN) return;
-  spoken = performance.now();
-  show("spoken", `${digits(value)} hashes per second`);
-  const top = Math.max(0, ...chart.data[1]);
-  element("chart").setAttribute("aria-label", `Chart of the hashes per second in the last ${SHOWN} seconds: ` +
-    `now ${digits(value)}, at most ${digits(top)}`);
+  if (answer.now - spoken < SPOKEN) return;
+  spoken = answer.now;
+  show("spoken", `${digits(speed)} hashes per second`);
+  svg.setAttribute("aria-label", "Chart of the hashes per second in the last 250 seconds: " +
+    `now ${digits(speed)}, at most ${digits(Math.max(...answer.speed))}`);
 }
 
-function showAnswer({ coins, hashes }) {
-  show("coins", coins.toLocaleString("en"));
-  show("hashes", Number(hashes).toLocaleString("en"));
-  const latest = chart.data[1].slice(-3).findLast((value) => value !== null);
-  showSpeed(speed.idle ? 0 : latest ?? null);
-  if (speed.idle) showState("Nothing is mining: no new hash in the last 5 seconds. Is a worker running?", true);
-  else showState(latest === undefined ? "Measuring…" : "Mining.", false);
-}
+// The chart, in pixels, so that its text has the size of the page's
 
-// The chart
-
-/** The seconds that the chart spans. It moves on when webui is silent, so that the silence is seen as a gap. */
-function span() {
-  const edge = speed.end - 0.5 + Math.floor((performance.now() - heard) / 1000);
-  // The chart slides to the left each second; for those who want no motion, it stands still for 10 seconds.
-  const right = still.matches ? Math.ceil(edge / 10) * 10 : edge;
-  return [right - SHOWN + 1, right];
-}
-
-/** The speeds that the axis spans: from 0 to a round number above the highest. */
-function height(_chart, _lowest, highest) {
-  const top = (highest || 3) * 1.1;
-  const step = 10 ** Math.floor(Math.log10(top)) / 2;
-  return [0, Math.ceil(top / step) * step];
-}
-
-const clockTime = (seconds, style = "medium") =>
-  new Date(seconds * 1000).toLocaleTimeString("en-GB", { timeStyle: style });
-
-/** Write the time and speed under the pointer next to it. */
-function showValue({ cursor, data, over }) {
-  const box = element("value");
-  box.hidden = cursor.idx === null || cursor.left < 0;
-  if (box.hidden) return;
-  const value = data[1][cursor.idx];
-  box.textContent = `${clockTime(data[0][cursor.idx])}  ${value === null ? "–" : `${digits(value)} hashes/s`}`;
-  const x = Math.max(0, Math.min(cursor.left + 12, over.clientWidth - box.offsetWidth));
-  box.style.transform = `translate(${over.offsetLeft + x}px, ${over.offsetTop + 4}px)`;
+/** Return 1, 2 or 5 times a power of ten, at most six of which reach `top`. */
+function axisStep(top) {
+  const power = 10 ** Math.floor(Math.log10(top / 6));
+  return power * [1, 2, 5, 10].find((factor) => factor * power * 6 >= top);
 }
 
 function draw() {
-  chart.setData(speed.plot());
+  const { start, speed } = answer;
+  const em = parseFloat(getComputedStyle(svg).fontSize);
+  const [width, height, left, bottom] = [svg.clientWidth, svg.clientHeight, 2.6 * em, 1.8 * em];
+  const highest = Math.max(3, ...speed) * 1.02;
+  const step = axisStep(highest);
+  const top = step * Math.ceil(highest / step);
+  const x = (second) => left + ((second - start + 0.5) / speed.length) * (width - left - em / 2);
+  const y = (value) => height - bottom - (value / top) * (height - bottom - em);
+  plot = { start, speed, x, y };
+
+  let grid = "", labels = "";
+  for (let value = 0; value <= top; value += step) {
+    const text = Number(value.toPrecision(3)).toLocaleString("en");
+    grid += `M${left},${y(value)}H${width}`;
+    labels += `<text class="y" x="${left - em / 2}" y="${y(value) + em / 3}">${text}</text>`;
+  }
+  for (let minute = Math.ceil(start / 60) * 60; minute < start + speed.length; minute += 60) {
+    grid += `M${x(minute)},${y(top)}V${y(0)}`;
+    if (x(minute) < left + em || x(minute) > width - 2 * em) continue; // no room for its label
+    const text = clockTime(minute, "short");
+    labels += `<text x="${x(minute)}" y="${height - em / 2}">${text}</text>`;
+  }
+  let line = "", area = ""; // a gap where nothing was mined
+  speed.forEach((value, i) => {
+    if (!value) return;
+    const [isFirst, isLast] = [!speed[i - 1], !speed[i + 1]];
+    const point = `${x(start + i).toFixed(1)},${y(value).toFixed(1)}`;
+    line += `${isFirst ? "M" : "L"}${point}${isLast ? "h0" : ""}`;
+    area += `${isFirst ? `M${x(start + i)},${y(0)}L` : "L"}${point}${isLast ? `V${y(0)}Z` : ""}`;
+  });
+  svg.innerHTML = `<path class="grid" d="${grid}"/>${labels}<path class="area" d="${area}"/>` +
+    `<path class="line" d="${line}"/><path class="cursor"/>`;
+  showValue();
 }
 
-const em = parseFloat(getComputedStyle(document.body).fontSize);
-const axis = {
-  font: `${Math.round(em * 0.8)}px system-ui, sans-serif`,
-  stroke: () => colour("--soft"), // functions, so that another colour scheme needs no new chart
-  grid: { stroke: () => colour("--grid"), width: 1 },
-  ticks: { show: false },
-};
+/** Write the time and the speed under the pointer, which is so many pixels from the left. */
+function showValue(at = pointer) {
+  pointer = at;
+  const box = element("value");
+  box.hidden = pointer === null || plot === null;
+  if (box.hidden) return svg.querySelector(".cursor")?.removeAttribute("d");
+  const { start, speed, x, y } = plot;
+  const nearest = Math.round((pointer - x(start)) / (x(start + 1) - x(start)));
+  const second = start + Math.min(Math.max(nearest, 0), speed.length - 1);
+  const value = speed[second - start];
+  svg.querySelector(".cursor").setAttribute("d", `M${x(second)},${y(0)}V${y(value)}h0`);
+  box.textContent = `${clockTime(second, "medium")}  ${value ? `${digits(value)} hashes/s` : "–"}`;
+  box.style.left = `${Math.min(x(second) + 8, svg.clientWidth - box.offsetWidth)}px`;
+}
 
-const size = () => ({ width: element("chart").clientWidth, height: element("chart").clientHeight });
+svg.onpointermove = svg.onpointerdown = (event) => showValue(event.offsetX);
+svg.onpointerleave = () => showValue(null);
+new ResizeObserver(() => answer && draw()).observe(svg);
 
-// window.chart: what is drawn, for the tests and for the curious.
-const chart = window.chart = new uPlot({
-  ...size(),
-  padding: [em / 2, em, 0, 0],
-  legend: { show: false },
-  cursor: { y: false, drag: { x: false, y: false } },
-  scales: { x: { range: span }, y: { range: height } },
-  axes: [
-    { ...axis, size: em * 2.2, incrs: [10, 30, 60, 120], space: (...[, , , , width]) => em * (width < em * 25 ? 3 : 5),
-      values: (_chart, times, _axis, _space, step) =>
-        times.map((time) => (speed.end > 0 ? clockTime(time, step < 60 ? "medium" : "short") : "")) },
-    { ...axis, size: em * 3, space: (...[, , , , height]) => Math.max(em * 2, height / 8),
-      values: (_chart, speeds) => speeds.map((speed) => speed.toLocaleString("en")) },
-  ],
-  series: [
-    {},
-    { label: "hashes/s", width: 2, points: { show: false }, stroke: () => colour("--line"), fill: () => colour("--area") },
-  ],
-  hooks: { setCursor: [showValue] },
-}, speed.plot(), element("chart"));
+// The questions to webui
 
-const value = document.createElement("div");
-value.id = "value";
-value.hidden = true;
-element("chart").append(value);
-new ResizeObserver(() => chart.setSize(size())).observe(element("chart"));
-dark.addEventListener("change", () => chart.redraw());
-still.addEventListener("change", draw);
-
-// The conversation with webui
+function showError(text) {
+  show("speed", "–");
+  showState(`${text} Trying again each second.`, "error");
+}
 
 async function poll() {
-  const response = await fetch(`json?since=${speed.since}`, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
-  if (response.status === 503) return "Redis is away, so webui has no numbers. Trying again each second.";
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error);
-  speed.add(answer);
-  heard = performance.now();
-  due = heard + PERIOD * (1 - (((answer.clock ?? answer.now) - TURN) % 1)); // before, there is no news
-  draw();
-  showAnswer(answer);
-  return "";
-}
-
-let timer;
-let due = 0; // when to ask next, in milliseconds since the page was opened
-let asking = false;
-
-async function pollForever() {
-  if (asking) return; // one question at a time
-  asking = true;
-  clearTimeout(timer);
-  due = performance.now() + PERIOD;
-  let trouble = "";
   try {
-    trouble = await poll();
+    const response = await fetch("speed", { signal: AbortSignal.timeout(TIMEOUT) });
+    if (response.status !== 503) showNumbers(await response.json());
+    else showError("Redis is unreachable, so there are no numbers.");
   } catch {
-    trouble = "webui does not answer. Trying again each second.";
+    showError("webui does not answer.");
   }
-  if (trouble) {
-    speed.interrupt();
-    draw();
-    showSpeed(null);
-    showState(trouble, true);
-  }
-  asking = false;
-  timer = setTimeout(pollForever, Math.max(200, due - performance.now()));
+  clearTimeout(timer); // of an answer that came meanwhile
+  timer = setTimeout(poll, PERIOD);
 }
 
 // Browsers slow the timers of a hidden tab down: ask at once when it is looked at.
-document.addEventListener("visibilitychange", () => document.hidden || pollForever());
-pollForever();
+document.addEventListener("visibilitychange", () => document.hidden || poll());
+poll();
