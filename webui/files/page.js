@@ -4,7 +4,7 @@ const PERIOD = 1000; // milliseconds from an answer to the next question
 const TIMEOUT = 3000; // milliseconds to wait for one
 const IDLE = 5; // seconds without a new hash until the page says so
 const RECENT = 3; // seconds that the number beside the chart is the mean of
-const SPOKEN = 30; // seconds between two announcements to a screen reader
+const SPOKEN = 30; // seconds between announcements to screen readers
 
 const element = (id) => document.getElementById(id);
 const svg = document.querySelector("#chart svg");
@@ -42,8 +42,8 @@ function showNumbers(next) {
   answer = next;
   show("coins", answer.coins.toLocaleString("en"));
   show("hashes", Number(answer.hashes).toLocaleString("en"));
-  const speed = answer.speed.slice(-RECENT).reduce((sum, each) => sum + each) / RECENT;
   const idle = answer.now - grown > IDLE;
+  const speed = idle ? 0 : answer.speed.slice(-RECENT).reduce((a, b) => a + b) / RECENT;
   show("speed", speed > 0 || idle ? digits(speed) : "–");
   if (idle) showState("Nothing is mining: no new hash in the last 5 seconds.", "error");
   else showState(speed > 0 ? "Mining." : "Measuring…", "");
