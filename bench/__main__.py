@@ -26,7 +26,7 @@ def main(other):
     try:
         for number in range(-1, RUNS):
             for app, values in list(figures.items())[:: 1 if number % 2 else -1]:
-                print(f"bench: {app.folder}, {f'run {number + 1}' * (number >= 0) or 'build'}")
+                print(f"bench: {app.folder}, {f'run {number + 1}' if number >= 0 else 'build'}")
                 step = measure_build if number < 0 else measure
                 step(app, lambda title, value, values=values: values[title].append(value))
     finally:
