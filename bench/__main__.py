@@ -1,6 +1,5 @@
 """`make bench` measures DockerCoins; with AGAINST=FOLDER another one beside it, alternating."""
 
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ RUNS = 1 if QUICK else 3
 
 
 def main(other):
-    """Measure, print the table, write it and all values to bench/out/."""
+    """Measure, print the table, write it to bench/out/."""
     figures = {App(HERE.parent, "benchours"): defaultdict(list)}
     if other:
         figures[App(Path(other).resolve(), "benchagainst")] = defaultdict(list)
@@ -36,11 +35,9 @@ def main(other):
     if os.environ.get("KUBECONFIG"):
         print("bench: cluster")
         measure_cluster(lambda title, value: ours[title].append(value), RUNS)
-    out = HERE / "out"
-    out.mkdir(exist_ok=True)
     text = f"{machine()}, {RUNS} run{'s' * (RUNS > 1)}\n\n{table(ours, theirs)}"
-    (out / "results.md").write_text(text)
-    (out / "results.json").write_text(json.dumps([ours, theirs], indent=1) + "\n")
+    (HERE / "out").mkdir(exist_ok=True)
+    (HERE / "out/results.md").write_text(text)
     print(text)
 
 

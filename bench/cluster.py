@@ -1,10 +1,10 @@
 """Measures DockerCoins on the cluster that KUBECONFIG names."""
 
 import os
+import time
 from pathlib import Path
 
-from measure import COMPOSE, run, wait_until
-from measure import rate as rate_at
+from measure import COMPOSE, rate, run, wait_until
 
 ROOT = Path(__file__).parents[1]
 NAMESPACE = f"dockercoins-bench-{os.getpid()}"
@@ -18,18 +18,12 @@ def kubectl(*args):
 
 def scale(name, replicas):
     """Scale a Deployment; return the seconds until there are so many pods, all ready."""
-
-    def pods():
-        return kubectl("get", "pods", "-l", f"app={name}", "-o", "name").split()
-
+    begun, label = time.monotonic(), f"app={name}"
     kubectl("scale", "deployment", name, f"--replicas={replicas}")
-    ready = wait_until(lambda: replicas == 0 or rolled_out(name), 150, f"{replicas} {name}")
-    return ready + wait_until(lambda: len(pods()) == replicas, 150, f"{replicas} pods of {name}")
-
-
-def rolled_out(name):
-    """Return whether a rollout has ended."""
-    return "successfully" in kubectl("rollout", "status", "deployment", name, "--timeout=120s")
+    kubectl("rollout", "status", "deployment", name, "--timeout=120s")
+    command = "get", "pods", "-l", label, "-o", "name"
+    wait_until(lambda: len(kubectl(*command).split()) == replicas, 150, f"{replicas} {name}")
+    return time.monotonic() - begun
 
 
 def measure_cluster(note, runs):
@@ -48,13 +42,14 @@ def measure_cluster(note, runs):
             scale(name, 1)
         node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].status.addresses[0].address}")
         port = kubectl("get", "service", "webui", "-o", "jsonpath={.spec.ports[0].nodePort}")
+        webui = f"{node}:{port}"
         for _ in range(runs):
             note("kubectl scale from 1 to 10 workers, s", scale("worker", 10))
             for replicas in (1, 2, 5):
                 scale("rng", replicas)
-                rate_at(f"{node}:{port}", seconds=2)  # requests that wait at one rng spread
+                rate(webui, seconds=2)  # requests that wait at one rng spread
                 title = f"Kubernetes, 10 workers, {replicas} rng, hashes/s"
-                note(title, rate_at(f"{node}:{port}"))
+                note(title, rate(webui))
             scale("rng", 1)
             note("kubectl scale from 10 to 1 worker, s", scale("worker", 1))
     finally:

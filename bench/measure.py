@@ -119,7 +119,9 @@ class App:
 
     def busy_with_pages(self, pages):
         """Return how much of a core (%) webui and redis use while so many pages are open."""
-        path, end = self.page_path(), time.monotonic() + SECONDS + 3
+        browser, end = HTTPConnection("127.0.0.1", PORT, timeout=5), time.monotonic() + SECONDS + 3
+        browser.request("GET", "/speed")  # once a second; /json where that is all there is
+        path = "/speed" if browser.getresponse().status == 200 else "/json"
 
         def page(number):
             time.sleep(number / pages)  # they were not opened at the same moment
@@ -137,13 +139,6 @@ class App:
             for each in opened:
                 each.result()
         return busy
-
-    @staticmethod
-    def page_path():
-        """Return what an open page asks for once a second: /speed, or /json where that is all."""
-        browser = HTTPConnection("127.0.0.1", PORT, timeout=5)
-        browser.request("GET", "/speed")
-        return "/speed" if browser.getresponse().status == 200 else "/json"
 
 
 def received():

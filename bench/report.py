@@ -8,7 +8,8 @@ from pathlib import Path
 
 from measure import run
 
-LIMITS = {  # 0.3 s a hash, 0.1 s of them at an rng; with several, requests pick one at random (simulated)
+# 0.3 s a hash, 0.1 s of it at rng; with several of these, a simulation of random picks.
+LIMITS = {
     "1 worker, hashes/s": 3.33,
     "2 workers, hashes/s": 6.67,
     "10 workers, hashes/s": 10,
