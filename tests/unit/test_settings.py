@@ -2,38 +2,39 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from support.processes import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
-BIN = Path(sys.executable).parent
-BAD = ["", "-1", "nan", "1e400", "0.1\x01"]
+HTTP = ("rng", "hasher", "webui")
+DELAYS = ("", "-1", "31", "nan", "1e400", "0.1\x01", "٣")
+PORTS = ("", "0", "65536", "http", " 80", "٣")
+URLS = ("", "rng", "https://rng", "http://:x", "http://r:99999", "http://r ng", "http://[:]:80")
+REDIS_URLS = ("", "redis", "http://redis", "redis://redis:99999", "redis://a..b", "redis://r?foo=1")
 CASES = [
-    *(("rng", "RNG_DELAY", value) for value in BAD),
-    *(("hasher", "HASHER_DELAY", value) for value in BAD),
-    *(("worker", "WORKER_DELAY", value) for value in BAD),
-    *((name, "PORT", value) for name in ("rng", "hasher", "webui") for value in ("", "0", "65536", "http", " 80", "٣")),
-    *(
-        ("worker", name, value)
-        for name in ("RNG_URL", "HASHER_URL")
-        for value in ("", "rng", "https://rng", "http://:x", "http://[", "http://r ng")
-    ),
-    *(
-        (name, "REDIS_URL", value)
-        for name in ("webui", "worker")
-        for value in ("", "redis", "http://redis", "redis://redis:99999", "redis://a..b", "redis://redis?db=1")
-    ),
+    *((name, f"{name.upper()}_DELAY", DELAYS) for name in ("rng", "hasher", "worker")),
+    *((name, "PORT", PORTS) for name in HTTP),
+    *(("worker", name, URLS) for name in ("RNG_URL", "HASHER_URL")),
+    *((name, "REDIS_URL", REDIS_URLS) for name in ("webui", "worker")),
 ]
 
 
-@pytest.mark.parametrize(("service", "name", "value"), CASES)
-def test_bad_setting_ends_the_process_with_one_line(service, name, value):
-    command = [sys.executable, "worker.py"] if service == "worker" else [BIN / "gunicorn", f"{service}:app"]
-    env = {**os.environ, "PORT": "0" if service == "worker" else "1", name: value}
-    done = subprocess.run(command, cwd=ROOT / service, env=env, capture_output=True, text=True, timeout=20)
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    assert done.returncode == 1
-    assert len(lines) == 1, lines
-    assert lines[0].startswith(f"{name} is {value!r}, but must be")
+@pytest.mark.parametrize(("service", "setting", "values"), CASES)
+def test_bad_setting_ends_the_process_with_one_line(service, setting, values):
+    command = "exec python worker.py" if service == "worker" else f"exec gunicorn {service}:app"
+    path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
+    started = [
+        subprocess.Popen(
+            ["timeout", "10", "bash", "-c", command],
+            cwd=ROOT / service,
+            env={"PATH": path, "PORT": "1", setting: value},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for value in values
+    ]
+    outputs = [process.communicate(timeout=20)[0] for process in started]
+    for process, output, value in zip(started, outputs, values, strict=True):
+        assert output.startswith(f"{setting} is {value!r}, but must be ")
+        assert (process.returncode, len(output.splitlines())) == (1, 1)
