@@ -3,7 +3,20 @@
 import pytest
 import yaml
 from support import wait_until
-from support.engine import CI, COMPOSES, DOCKER, OWN, App, docker, grows, image, run, state, web
+from support.engine import (
+    CI,
+    COMPOSES,
+    DOCKER,
+    OWN,
+    App,
+    docker,
+    grows,
+    image,
+    run,
+    state,
+    web,
+    works,
+)
 
 STACK = "dockercoinsteststack"
 DELAYS = {"rng": "RNG_DELAY", "hasher": "HASHER_DELAY", "worker": "WORKER_DELAY"}
@@ -61,9 +74,9 @@ def swarm(built):
     docker("swarm", "init", "--advertise-addr", "127.0.0.1")
     yield
     docker("swarm", "leave", "--force")
-    names = (f"{STACK}_redis", "docker_gwbridge")
     wait_until(lambda: not docker("ps", "-aq", f"--filter=name={STACK}"), 60, "containers removed")
-    docker("volume", "rm", "-f", names[0])
+    docker("volume", "rm", "-f", f"{STACK}_redis")
+    wait_until(lambda: works(DOCKER, "network", "rm", "docker_gwbridge"), 20, "network removed")
 
 
 def test_stack_deploy_runs_every_service(swarm):
