@@ -31,8 +31,8 @@ def commands(page):
     return [(b.commands, b.words, bool(b.needs), b.promise) for b in runner.blocks(page.read_text())]
 
 
-def test_course_has_nine_chapters():
-    assert [chapter[:2] for chapter in CHAPTERS] == [f"0{n}" for n in range(1, 10)]
+def test_course_has_ten_chapters():
+    assert [chapter[:2] for chapter in CHAPTERS] == [f"{n:02}" for n in range(1, 11)]
 
 
 @pytest.mark.parametrize("chapter", ["README.md", *CHAPTERS])

@@ -10,7 +10,8 @@ K8S = Path(__file__).parents[2] / "k8s"
 SERVICES = ("hasher", "redis", "rng", "webui", "worker")
 COMPOSE = yaml.safe_load((K8S.parent / "docker-compose.yml").read_text())["services"]
 PORTS = {80, 6379, 53}
-PORTS_OF = {"registry": {5000}, "prometheus": PORTS | {9090, 9115, 9121}}  # else PORTS
+PORTS_OF = dict.fromkeys(("prometheus", "network-policies"), PORTS | {9090, 9115, 9121})
+PORTS_OF["registry"] = {5000}  # all others: PORTS
 
 
 def load(name):
