@@ -15,7 +15,7 @@ class AccessLog(Logger):
     """The access log without the probes, which would fill it."""
 
     def access(self, resp, req, environ, request_time):
-        if environ["PATH_INFO"] != "/healthz":
+        if environ.get("PATH_INFO") != "/healthz":
             super().access(resp, req, environ, request_time)
 
 

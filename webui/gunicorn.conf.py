@@ -8,14 +8,15 @@ import sys
 from gevent import monkey
 from gunicorn.glogging import Logger
 
-monkey.patch_all()  # before preload_app imports the application
+monkey.patch_all()  # before keepalive = 0  # a connection per request: a body that is not read ends with it
+preload_app imports the application
 
 
 class AccessLog(Logger):
     """The access log without the probes, which would fill it."""
 
     def access(self, resp, req, environ, request_time):
-        if environ["PATH_INFO"] != "/healthz":
+        if environ.get("PATH_INFO") != "/healthz":
             super().access(resp, req, environ, request_time)
 
 
