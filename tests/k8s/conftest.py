@@ -1,10 +1,11 @@
-"""The application on a cluster, by the README's own commands, and a second copy beside it to do damage to."""
+"""The application on a cluster of two nodes, deployed from node 1, and a second copy beside it."""
 
 import os
 
 import pytest
-from support import wait_until
-from support.cluster import COPIES, SERVICES, Copy, remove, run, wait_until_gone
+from support.cluster import COPIES, ROOT, TAINT, Copy, run, wait_until_gone
+
+RESTRICTED = "kustomize", "--load-restrictor", "LoadRestrictionsNone", "k8s/restricted"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -17,45 +18,90 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
-def registry():
-    """Return the phase of the registry's namespace, Active or Terminating; an empty text without one."""
-    return run("kubectl", "get", "namespace", "registry", "--ignore-not-found", "-o", "jsonpath={.status.phase}")
-
-
 @pytest.fixture(scope="session")
-def app(tmp_path_factory):
-    """The application in a namespace of its own, put there by the four commands of the README as they stand."""
+def make_copy(tmp_path_factory):
+    """A function that makes an empty namespace for a copy; in the end all are gone."""
     if "KUBECONFIG" not in os.environ:
         pytest.fail("KUBECONFIG must name the configuration of a cluster to test on")
-    wait_until(lambda: registry() != "Terminating", "an earlier registry gone", timeout=150)
-    here_before = registry()
-    copy = Copy(f"dockercoins-{os.getpid()}", tmp_path_factory.mktemp("kube") / "config")
-    try:
-        copy.kubectl("apply", "-f", "k8s/registry/")
-        run("docker-compose", "build", timeout=300)
-        run("kubectl", "-n", "registry", "rollout", "status", "deployment/registry", "--timeout=60s")  # see the README
-        run("docker-compose", "push")
-        copy.kubectl("apply", "-f", "k8s/")
-        for service in SERVICES:
-            copy.settled(service)
-        copy.mining()
-        yield copy
-    finally:
+    made = []
+
+    def make(name, enforce="privileged"):
+        folder = tmp_path_factory.mktemp("kube")
+        made.append(Copy(f"{name}-{os.getpid()}", folder / "config", enforce))
+        return made[-1]
+
+    yield make
+    for copy in set(COPIES) & set(made):
         copy.remove()
-        if not here_before:
-            remove("registry")
-        wait_until_gone()
+    run("kubectl", "delete", "namespace", "registry", "--ignore-not-found", "--wait=false")
+    wait_until_gone(["registry", *(copy.namespace for copy in made)])
 
 
 @pytest.fixture(scope="session")
-def second(app, tmp_path_factory):
-    """A second copy of the application, in another namespace at the same time: what is done to it takes a while."""
-    copy = Copy(f"dockercoins-{os.getpid()}-second", tmp_path_factory.mktemp("kube") / "config")
-    try:
-        copy.kubectl("apply", "-f", "k8s/")
-        for service in SERVICES:
-            copy.settled(service)
-        copy.mining()
-        yield copy
-    finally:
-        copy.remove()
+def app(make_copy, tmp_path_factory):
+    """The application as somebody at node 1 puts it there: clone, build, push, apply.
+
+    Its namespace enforces the Pod Security profile "baseline".
+    """
+    copy = make_copy("dockercoins", enforce="baseline")
+    bare = tmp_path_factory.mktemp("clone") / "dockercoins.git"  # this tree, committed or not
+    git = f"git --git-dir={bare} --work-tree={ROOT}"
+    author = "-c user.name=test -c user.email=test@localhost -c core.hooksPath=/dev/null"
+    commit = f"{git} init -q && {git} add -A && {git} {author} commit -qm here"
+    run("bash", "-ec", f"{commit} && docker exec node1 rm -rf dockercoins dockercoins.git")
+    run("docker", "cp", str(bare), "node1:/root/")
+    copy.type("git clone -q dockercoins.git dockercoins", folder="/root")
+    copy.type("kubectl apply -f k8s/registry/")
+    copy.type("docker-compose build", timeout=400)
+    copy.type("kubectl -n registry rollout status deployment registry --timeout=60s")
+    copy.type("docker-compose push", timeout=200)
+    copy.type("kubectl apply -f k8s/")
+    copy.settled()
+    copy.mining()
+    return copy
+
+
+@pytest.fixture(scope="session")
+def two_nodes(app):
+    """Pods may run on the control plane, too, until the end; `app` has some on either node."""
+    run("kubectl", "taint", "nodes", "node1", f"{TAINT}-")
+    app.spread(rng=1, hasher=1, webui=1, worker=1)
+    app.scale(rng=1, hasher=1, webui=1, worker=1)
+    yield
+    run("kubectl", "taint", "nodes", "node1", f"{TAINT}:NoSchedule", "--overwrite")
+
+
+@pytest.fixture
+def rng_deployment(app, two_nodes):
+    """The Deployment of rng, put back in the place of the DaemonSet that a test makes."""
+    yield
+    app.kubectl("apply", "-f", "k8s/rng.yaml")
+    app.settled("rng")
+    app.kubectl("delete", "daemonset", "rng", "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def second(app, two_nodes, make_copy):
+    """A copy in a namespace that enforces "restricted", by the overlay; damage is done to it."""
+    copy = make_copy("second", enforce="restricted")
+    copy.kubectl("apply", "-f", "-", stdin=copy.kubectl(*RESTRICTED))
+    copy.settled()
+    copy.mining()
+    return copy
+
+
+@pytest.fixture(scope="session")
+def by_hand(app, two_nodes, make_copy):
+    """A copy that is made by commands alone, as in the workshop."""
+    copy = make_copy("by-hand")
+    copy.kubectl("create", "deployment", "redis", "--image=redis:8-alpine")
+    for service in ("hasher", "rng", "webui", "worker"):
+        image = f"127.0.0.1:30500/dockercoins/{service}:v1.0"
+        copy.kubectl("create", "deployment", service, f"--image={image}")
+    copy.kubectl("expose", "deployment", "redis", "--port", "6379")
+    copy.kubectl("expose", "deployment", "rng", "--port", "80")
+    copy.kubectl("expose", "deployment", "hasher", "--port", "80")
+    copy.kubectl("expose", "deployment", "webui", "--type=NodePort", "--port=80")
+    copy.settled()
+    copy.mining()
+    return copy

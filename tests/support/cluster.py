@@ -1,106 +1,153 @@
-"""What the tests ask of a cluster: kubectl in a namespace, the numbers of webui, and waits on conditions."""
+"""A cluster whose nodes are containers of this machine, and copies of the application on it."""
 
 import json
 import os
+import re
 import subprocess
+import tarfile
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from support import wait_until
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("redis", "rng", "hasher", "webui", "worker")
+SCALED = SERVICES[1:]
+NODES = ("node1", "node2")
+TAINT = "node-role.kubernetes.io/control-plane"
 COPIES = []  # of the application, while they are there
-REMOVED = []  # namespaces on their way out
 
 
-def run(*command, timeout=120, **env):
-    """Return what a command prints, run in the clone; failing is an error that shows what it said."""
+def run(*command, timeout=120, stdin=None, **env):
+    """Return what a command prints, run in the clone; a failure shows what it said."""
     done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+        command, cwd=ROOT, env=os.environ | env, input=stdin, text=True, capture_output=True,
+        timeout=timeout, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
     return done.stdout
 
 
-def remove(namespace):
-    """Have a namespace deleted with all that is in it, at once; wait_until_gone() waits for it."""
-    run("kubectl", "delete", "namespace", namespace, "--wait=false")
-    run(
-        "kubectl",
-        "delete",
-        "pods",
-        "--all",
-        "--namespace",
-        namespace,
-        "--force",
-        "--grace-period=0",
-        "--wait=false",
-    )
-    REMOVED.append(namespace)
+def get(*args):
+    """Return what `kubectl get` gives, as objects."""
+    return json.loads(run("kubectl", "get", *args, "-o", "json"))
 
 
-def wait_until_gone():
-    """Wait until the removed namespaces are gone, and the last process of their pods has ended."""
-    names = [f"namespace/{name}" for name in REMOVED]
-    wait_until(
-        lambda: not run("kubectl", "get", "--ignore-not-found", *names),
-        f"{names} gone",
-        timeout=150,
-    )
-    for name in REMOVED:
-        pods = ["docker", "ps", "-q", "--filter", f"label=io.kubernetes.pod.namespace={name}"]
-        wait_until(lambda pods=pods: not run(*pods), f"containers of {name} gone")
+@contextmanager
+def only(node):
+    """Have new pods start on this node alone; on node1, too, its taint must have been removed."""
+    others = [name for name in NODES if name != node]
+    run("kubectl", "cordon", *others)
+    try:
+        yield
+    finally:
+        run("kubectl", "uncordon", *others)
+
+
+def address_of(node):
+    """Return the address of a node."""
+    addresses = get("node", node)["status"]["addresses"]
+    return next(each["address"] for each in addresses if each["type"] == "InternalIP")
+
+
+def is_ready(node):
+    """Return whether a node is Ready."""
+    conditions = get("node", node)["status"]["conditions"]
+    return [each["status"] for each in conditions if each["type"] == "Ready"] == ["True"]
+
+
+def processes(pod):
+    """Return /proc/PID/status of each process of a pod, save `pause`, with its PID here."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if pod["metadata"]["uid"] in (path / "cgroup").read_text():
+                lines = (path / "status").read_text().splitlines()
+                status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+                found += [status | {"Pid": path.name}] if status["Name"] != "pause" else []
+    return found
+
+
+def logs_on_disk(node, namespace, app):
+    """Return the logs of a service's pods, by name, from the disk of a node that may be dead."""
+    logs = {}
+    command = ["docker", "cp", f"{node}:/var/log/pods", "-"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as copy,
+        tarfile.open(fileobj=copy.stdout, mode="r|") as tar,
+    ):
+        for member in tar:
+            found = re.search(f"/{namespace}_({app}-[^_]+)_.*log$", member.name)
+            if found and member.isfile():
+                logs[found[1]] = tar.extractfile(member).read().decode()
+    return logs
+
+
+def wait_until_gone(namespaces):
+    """Wait until these namespaces are gone, with all that was in them."""
+    names = [f"namespace/{name}" for name in namespaces]
+    left = ["kubectl", "get", "--ignore-not-found", *names]
+    wait_until(lambda: not run(*left), 150, f"{names} gone")
 
 
 class Copy:
-    """A copy of the application in a namespace; its kubeconfig has that namespace as the current one."""
+    """A copy of the application in a namespace that enforces the Pod Security profile `enforce`.
 
-    def __init__(self, namespace, kubeconfig):
+    In its kubeconfig that namespace is the current one.
+    """
+
+    def __init__(self, namespace, kubeconfig, enforce="privileged"):
         self.namespace, self.env = namespace, {"KUBECONFIG": str(kubeconfig)}
         run("kubectl", "create", "namespace", namespace)
+        label = f"pod-security.kubernetes.io/enforce={enforce}"
+        run("kubectl", "label", "namespace", namespace, label)
         kubeconfig.write_text(run("kubectl", "config", "view", "--raw", "--flatten"))
         self.kubectl("config", "set-context", "--current", "--namespace", namespace)
         COPIES.append(self)
 
-    def kubectl(self, *args, timeout=120):
+    def kubectl(self, *args, **options):
         """Run kubectl in the namespace of this copy and return what it prints."""
-        return run("kubectl", *args, timeout=timeout, **self.env)
+        return run("kubectl", *args, **options, **self.env)
+
+    def environment(self):
+        """Return the environment of a command whose kubectl has the namespace of this copy."""
+        return os.environ | self.env
+
+    def type(self, script, folder="/root/dockercoins", timeout=120):
+        """Return what commands print that are typed on node 1, whose kubectl has this namespace."""
+        config = f"/root/{self.namespace}.config"
+        run("docker", "cp", self.env["KUBECONFIG"], f"node1:{config}")
+        shell = ["docker", "exec", "-e", f"KUBECONFIG={config}", "-w", folder, "node1", "bash"]
+        return run(*shell, "-ec", script, timeout=timeout)
 
     def remove(self):
-        """Have the namespace deleted with all that is in it."""
+        """Have the namespace deleted with all that is in it; wait_until_gone() waits for it."""
         COPIES.remove(self)
-        remove(self.namespace)
+        run("kubectl", "delete", "namespace", self.namespace, "--wait=false")
 
     def report(self):
-        """Return, for a test that failed: the pods, the last warnings, and the last words of each service."""
+        """Return, for a test that failed: pods, last warnings, last lines of each service's log."""
         answers = []
         for asked in (
             ["get", "pods", "-o", "wide"],
             ["get", "events", "--field-selector", "type=Warning", "--sort-by", ".lastTimestamp"],
             *(["logs", "-l", f"app={service}", "--tail=3", "--prefix"] for service in SERVICES),
         ):
-            env = os.environ | self.env
-            said = subprocess.run(
-                ["kubectl", *asked], env=env, capture_output=True, text=True, timeout=60
-            )
+            command, env = ["kubectl", *asked], self.environment()
+            said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
             answers += (said.stdout + said.stderr).splitlines()[-20:]
         return "\n".join(answers)
 
     def get(self, *args):
-        """Return what `kubectl get` gives, as objects."""
+        """Return what `kubectl get` gives in the namespace, as objects."""
         return json.loads(self.kubectl("get", *args, "-o", "json"))
 
     def pods(self, app=None):
-        """Return the pods, those of one service or all, without those that are on their way out."""
+        """Return the pods, those of one service or all, without those that are being deleted."""
         pods = self.get("pods", *(["-l", f"app={app}"] if app else []))["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
@@ -108,18 +155,9 @@ class Copy:
         """Return the names of a service's pods."""
         return {pod["metadata"]["name"] for pod in self.pods(app)}
 
-    def process(self, app, pod):
-        """Return the process id on the node, which must be this machine, of the container of a pod."""
-        found = run(
-            "docker",
-            "ps",
-            "-q",
-            "-f",
-            f"label=io.kubernetes.pod.name={pod}",
-            "-f",
-            f"name=k8s_{app}_",
-        )
-        return int(run("docker", "inspect", "-f", "{{.State.Pid}}", found.strip()))
+    def nodes(self, app):
+        """Return the nodes of a service's pods, one for each pod."""
+        return sorted(pod["spec"].get("nodeName", "") for pod in self.pods(app))
 
     def restarts(self, app=None):
         """Return how often each container was restarted, by its pod's name."""
@@ -129,35 +167,46 @@ class Copy:
             for status in pod["status"].get("containerStatuses", [])
         }
 
-    def settled(self, app, timeout=120):
-        """Wait until a rollout of `app` is done."""
-        kind = "daemonset" if app == "rng-daemonset" else "deployment"
-        name = app.removesuffix("-daemonset")
-        self.kubectl("rollout", "status", kind, name, f"--timeout={timeout}s", timeout=timeout + 10)
+    def settled(self, *apps, kind="deployment", timeout=120):
+        """Wait until the rollouts of these services, or of all, are done."""
+        for app in apps or SERVICES:
+            wait = f"--timeout={timeout}s"
+            self.kubectl("rollout", "status", kind, app, wait, timeout=timeout + 10)
 
     def scale(self, timeout=120, **replicas):
-        """Scale services, `worker=10`, and wait until there are that many ready pods and no others."""
+        """Scale services, `worker=10`, and wait until there are that many ready pods."""
         for app, count in replicas.items():
             self.kubectl("scale", "deployment", app, f"--replicas={count}")
         for app, count in replicas.items():
-            self.settled(app, timeout)
+            self.settled(app, timeout=timeout)
             wait_until(
-                lambda app=app, count=count: len(self.pods(app)) == count,
-                f"{count} pods of {app}",
+                lambda app=app, count=count: len(self.pods(app)) == count, 60, f"{count} of {app}"
             )
 
-    def url(self, path):
+    def spread(self, **replicas):
+        """Have this many pods of services on either node, all of them new."""
+        self.scale(**{app: 0 for app in replicas})
+        with only("node1"):
+            self.scale(**replicas)
+        with only("node2"):
+            self.scale(**{app: 2 * count for app, count in replicas.items()})
+
+    def move(self, node, *apps):
+        """Have new pods of services in the place of all the old, on this node."""
+        with only(node):
+            self.kubectl("rollout", "restart", "deployment", *apps)
+            self.settled(*apps)
+
+    def url(self, path, node="node1"):
         """Return the address of a page of webui, on the node port."""
         port = self.get("service", "webui")["spec"]["ports"][0]["nodePort"]
-        addresses = self.get("nodes")["items"][0]["status"]["addresses"]
-        host = next(each["address"] for each in addresses if each["type"] == "InternalIP")
-        return f"http://{host}:{port}{path}"
+        return f"http://{address_of(node)}:{port}{path}"
 
     def mining(self, than=0, timeout=60):
-        """Wait until more than `than` units are counted, and return how many."""
+        """Wait until more than `than` hashes are counted, and return how many."""
         address = self.url("/json")
         return wait_until(
-            lambda: (n := hashes(address)) is not None and n > than and n, "mining", timeout
+            lambda: (count := hashes(address) or 0) > than and count, timeout, f"over {than} hashes"
         )
 
     def rate(self, seconds):
@@ -170,12 +219,17 @@ class Copy:
                 return (count - first) / (at - started)
 
     def best_rate(self, lowest, seconds):
-        """Return the first of three rates that is above `lowest`, or the best: noise on the machine only lowers it."""
+        """Return the first of three rates above `lowest`, or the best: load only lowers it."""
         rates = []
         while len(rates) < 3 and max(rates, default=0) < lowest:
             rates.append(self.rate(seconds))
         print(f"rates over {seconds} s:", *(f"{rate:.2f}" for rate in rates))
         return max(rates)
+
+
+def seconds(text):
+    """Return a time that Kubernetes gives, in seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def fetch(address):
@@ -188,12 +242,12 @@ def hashes(address):
     """Return the counter, or None when there is no number."""
     try:
         return int(json.loads(fetch(address))["hashes"])
-    except (OSError, TypeError):  # redis away, or no hash yet
+    except (OSError, TypeError):  # redis is unreachable, or has counted no hash yet
         return None
 
 
 def step(address):
-    """Wait for the next step of the counter, at most 30 s, and return when it was seen and what it says."""
+    """Return when the counter was seen to make its next step, within 30 s, and its value."""
     before, end = hashes(address), time.monotonic() + 30
     while (now := hashes(address)) == before or now is None:
         assert time.monotonic() < end, "the counter stands still"
@@ -206,7 +260,8 @@ class Visitor(threading.Thread):
 
     def __init__(self, address):
         super().__init__(daemon=True)
-        self.address, self.asked, self.failures, self.leaving = address, 0, [], threading.Event()
+        self.address, self.asked, self.failures = address, 0, []
+        self.leaving = threading.Event()
 
     def run(self):
         while not self.leaving.wait(0.1):
@@ -226,65 +281,45 @@ class Visitor(threading.Thread):
 
 
 class Departures:
-    """Watches pods go: how long each took from the order to terminate until its container had ended, by itself.
+    """Watches pods end: how long each took from the order until its container had ended.
 
-    The end is Docker's word, for the kubelet of Kubernetes 1.20.2 keeps any pod listed for a minute more.
+    Kubernetes gives both times in whole seconds.
     """
 
     def __init__(self, copy, app):
-        self.ordered, self.ended, self.app, self.copy = {}, {}, app, copy
+        ended = "{.status.containerStatuses[0].state.terminated.%s}"
+        columns = "{.metadata.name} {.metadata.deletionTimestamp} "
+        columns += "{.metadata.deletionGracePeriodSeconds} " + ended % "finishedAt" + " "
+        columns += ended % "exitCode" + '{"\\n"}'
+        self.ordered, self.ended, self.env = {}, {}, copy.environment()
+        self.watch = ["kubectl", "get", "pods", "-l", f"app={app}", "-w"]
+        self.watch += ["-o", f"jsonpath={columns}"]
 
     def __enter__(self):
-        columns = '{.metadata.name} {.metadata.deletionTimestamp}{"\\n"}'
-        watch = [
-            "kubectl",
-            "get",
-            "pods",
-            "-l",
-            f"app={self.app}",
-            "--watch",
-            "-o",
-            f"jsonpath={columns}",
-        ]
-        words = "{{.Actor.Attributes.name}} {{.TimeNano}} {{.Actor.Attributes.exitCode}}"
-        events = ["docker", "events", "--filter", "event=die", "--format", words]
-        env = os.environ | self.copy.env
-        self.streams = [
-            subprocess.Popen(each, env=env, stdout=subprocess.PIPE, text=True)
-            for each in (watch, events)
-        ]
-        for stream, read in zip(self.streams, (self.order, self.end), strict=True):
-            threading.Thread(
-                target=lambda stream=stream, read=read: [
-                    read(*line.split()) for line in stream.stdout
-                ]
-            ).start()
-        wait_until(lambda: self.ordered, "the list that the watch begins with")
+        self.stream = subprocess.Popen(self.watch, env=self.env, stdout=subprocess.PIPE, text=True)
+        lines = self.stream.stdout
+        self.reader = threading.Thread(target=lambda: [self.read(line) for line in lines])
+        self.reader.start()
+        wait_until(lambda: self.ordered, 30, "the list that the watch begins with")
         return self
 
-    def order(self, pod, deletion=None):
-        """Note when a pod was told to terminate, or that it was not yet."""
+    def read(self, line):
+        """Note what a line says: when the pod was ordered to terminate, when it ended and how."""
+        pod, deadline, grace, finished, code = line.rstrip("\n").split(" ")
         if not self.ordered.get(pod):
-            self.ordered[pod] = time.time() if deletion else None
-
-    def end(self, container, nanoseconds, code):
-        """Note when a container ended, and how; the kubelet names it k8s_CONTAINER_POD_NAMESPACE_UID_RESTARTS."""
-        parts = container.split("_")
-        if parts[:2] == ["k8s", self.app]:
-            self.ended[parts[2]] = int(nanoseconds) / 1e9, code
+            self.ordered[pod] = deadline and seconds(deadline) - int(grace)
+        if finished:
+            self.ended[pod] = seconds(finished), code
 
     def wait_for(self, pods):
-        """Wait until all these pods have ended, with exit code 0, and return how long each took."""
+        """Wait until all these pods have ended with exit code 0, and return how long each took."""
         wait_until(
-            lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods),
-            f"{pods} ended",
+            lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods), 60, "the end"
         )
-        assert {self.ended[pod][1] for pod in pods} == {
-            "0"
-        }  # 137 would be SIGKILL, after the grace period
+        assert {self.ended[pod][1] for pod in pods} == {"0"}  # 137 would be SIGKILL
         return [self.ended[pod][0] - self.ordered[pod] for pod in pods]
 
     def __exit__(self, *_):
-        for stream in self.streams:
-            stream.terminate()
-            stream.wait()
+        self.stream.terminate()
+        self.stream.wait()
+        self.reader.join()

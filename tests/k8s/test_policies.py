@@ -1,0 +1,129 @@
+"""The network policies, by packets: each pod tries to connect to each other one."""
+
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support import wait_until
+from support.cluster import NODES, SCALED, address_of, fetch, only, processes
+
+ALLOWED = {("worker", "rng"), ("worker", "hasher"), ("worker", "redis"), ("webui", "redis")}
+ALLOWED |= {("worker", "dns"), ("webui", "dns")}
+CONNECT = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def connects(target):
+    try:
+        socket.create_connection(target.split(":"), 2.5).close()
+        return True
+    except OSError:
+        return False
+with ThreadPoolExecutor(50) as pool:
+    print(*map(int, pool.map(connects, sys.argv[1:])))
+"""
+
+
+class End:
+    """An end of a connection: a pod, "foreign" for one of another namespace, or a name outside."""
+
+    def __init__(self, service, pod=None, address=None):
+        self.service, self.pod, self.address, self.name = service, pod, address, service
+        if pod:
+            self.address = pod["status"]["podIP"], 6379 if service == "redis" else 80
+            self.name = f"{service} on {pod['spec']['nodeName']}, {pod['metadata']['name']}"
+
+    def reaches(self, targets):
+        """Return the names of those `targets` to which a process of this pod can connect."""
+        others = [end for end in targets if end.name != self.name]
+        command = ["nsenter", "-t", processes(self.pod)[0]["Pid"], "-n", "python3", "-c", CONNECT]
+        command += [":".join(map(str, end.address)) for end in others]
+        said = subprocess.check_output(command, text=True, timeout=60).split()
+        return {end.name for end, answer in zip(others, said, strict=True) if answer == "1"}
+
+    def may_reach(self, target):
+        """Return whether the policies allow it."""
+        if self.service == "foreign":
+            return target.service in ("foreign", "webui", "dns", "internet")
+        return (self.service, target.service) in ALLOWED
+
+
+@pytest.fixture(scope="module")
+def fenced(app, two_nodes, by_hand):
+    """The copy made by hand, with a stranger in it; and its ends, those in `app` among them."""
+    image = "--image=127.0.0.1:30500/dockercoins/rng:v1.0"
+    by_hand.kubectl("create", "deployment", "stranger", image)
+    by_hand.spread(rng=1, hasher=1, webui=1, worker=1, stranger=1)
+    app.spread(rng=1, worker=1)  # "app: worker" is in each namespace somebody else
+
+    # This machine is no node: a pod always reaches its own node, and so the API server's.
+    with socket.socket(type=socket.SOCK_DGRAM) as here:
+        here.connect((address_of("node1"), 9))
+        internet = socket.create_server((here.getsockname()[0], 0))
+    outside = [End("dns", address=("10.96.0.10", 53))]  # kubeadm's address
+    outside += [End("internet", address=internet.getsockname())]
+
+    def ends():
+        pods = [End(pod["metadata"]["labels"]["app"], pod) for pod in by_hand.pods()]
+        pods += [End("foreign", pod) for pod in app.pods("rng") + app.pods("worker")]
+        return pods, [end for end in pods if serves(end)] + outside
+
+    with internet:
+        yield by_hand, ends
+
+
+def serves(end):
+    """Return whether something listens in a pod: workers have no port."""
+    return end.pod["metadata"]["labels"]["app"] != "worker"
+
+
+def seen(sources, targets):
+    """Return what each source reaches: {name: names}."""
+    with ThreadPoolExecutor(8) as pool:
+        reached = list(pool.map(lambda end: end.reaches(targets), sources))
+    return {end.name: names for end, names in zip(sources, reached, strict=True)}
+
+
+def allowed(sources, targets):
+    """Return what each source may reach: {name: names}."""
+    return {
+        source.name: {
+            target.name
+            for target in targets
+            if source.name != target.name and source.may_reach(target)
+        }
+        for source in sources
+    }
+
+
+def test_without_policies_everything_is_reached(fenced):
+    _, ends = fenced
+    sources, targets = ends()
+    everything = {end.name for end in targets}
+    assert seen(sources, targets) == {end.name: everything - {end.name} for end in sources}
+
+
+def test_pods_from_before_reach_what_the_policies_allow_and_nothing_else(fenced):
+    copy, ends = fenced
+    copy.kubectl("apply", "-f", "k8s/network-policies/")
+    stranger = next(end for end in ends()[0] if end.service == "stranger")
+    wait_until(lambda: not stranger.reaches(ends()[1]), 10, "the policies act")
+    sources, targets = ends()
+    assert seen(sources, targets) == allowed(sources, targets)
+
+
+def test_pods_that_come_after_reach_what_the_policies_allow_and_nothing_else(fenced):
+    copy, ends = fenced
+    for count, node in enumerate(NODES, 3):  # one more of each on either node
+        with only(node):
+            copy.scale(**dict.fromkeys((*SCALED, "stranger"), count))
+    sources, targets = ends()
+    assert len(sources) == 5 * 4 + 1 + 4
+    assert seen(sources, targets) == allowed(sources, targets)
+
+
+def test_mining_goes_on_and_the_page_is_reached_from_outside(fenced):
+    copy, _ = fenced
+    copy.mining(than=copy.mining() + 10)
+    assert all(b"<html" in fetch(copy.url("/", node)) for node in NODES)
+    assert set(copy.restarts().values()) == {0}

@@ -1,0 +1,67 @@
+"""A node that dies."""
+
+import re
+import subprocess
+import time
+
+from support import wait_until
+from support.cluster import is_ready, logs_on_disk, only, run
+
+
+def counted(log):
+    """Return how many units a worker has logged as counted."""
+    return sum(map(int, re.findall(r"(\d+) units of work done", log)))
+
+
+def done(log):
+    """Return how many units a worker has logged one by one."""
+    return log.count("One unit of work: ")
+
+
+def last_logs(copy):
+    """Return the logs of all workers, by name, once they were scaled to 0."""
+    names = copy.names("worker")
+    follow = f"kubectl logs -f -l app=worker --tail=-1 --prefix --max-log-requests={len(names)}"
+    env, logs, scaled = copy.environment(), dict.fromkeys(names, ""), False
+    command = ["timeout", "90", *follow.split()]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as following:
+        for line in following.stdout:
+            logs[line.split("/")[1]] += line
+            if not scaled and all(logs.values()):
+                copy.kubectl("scale", "deployment", "worker", "--replicas=0")
+                scaled = True
+    return logs
+
+
+def test_node_that_dies_stops_mining_for_a_minute_at_most_and_no_hash_is_counted_twice(second):
+    second.scale(worker=0, rng=1, hasher=1, webui=1, redis=1)
+    second.move("node1", "redis", "webui")
+    second.move("node2", "rng", "hasher")
+    second.kubectl("set", "env", "deployment/worker", "DEBUG=y")
+    second.spread(worker=5)
+    assert second.best_rate(9.5, 10) >= 9.5
+
+    run("docker", "stop", "node2")
+    try:
+        wait_until(lambda: not is_ready("node2"), 90, "node2 is found dead")
+        dead = logs_on_disk("node2", second.namespace, "worker")
+        on_node2 = ["--field-selector", "spec.nodeName=node2"]
+        run("kubectl", "delete", "pods", "-A", *on_node2, "--force", "--grace-period=0")
+        deleted = time.monotonic()
+        wait_until(lambda: second.rate(5) >= 9.5, 60, "the rate is back")
+        print(f"back after {time.monotonic() - deleted:.0f} s")
+    finally:
+        run("docker", "start", "node2")
+    wait_until(lambda: is_ready("node2"), 90, "node2 is back")
+    with only("node2"):
+        second.scale(worker=12)
+    assert second.nodes("worker").count("node2") == 2
+
+    stopped = last_logs(second)
+    total = second.mining()
+    assert len(dead) == 5 and len(stopped) == 12
+    assert all(done(log) == counted(log) > 0 for log in stopped.values())  # by SIGTERM: exactly
+    rest = total - sum(map(counted, stopped.values()))  # what the dead have counted
+    logs = dead.values()
+    # At most one count of each was not logged any more, and the line of one unit.
+    assert sum(map(counted, logs)) <= rest <= sum(map(done, logs)) + len(logs)
