@@ -39,7 +39,7 @@ def built(composes, tmp_path_factory):
 
 @pytest.fixture
 def app(built):
-    """The application with everything running and one worker, whatever the test before did."""
+    """The application with all services and one worker, whatever the test before did."""
     built.up()
     return built
 

@@ -59,7 +59,7 @@ def kill(container):
     wait_until(lambda: inspect(container, "{{.State.Pid}}") not in (pid, "0"), 10, "a new process")
 
 
-def rate(app, seconds=15):
+def rate(app, seconds):
     """Return the hashes/s of the next seconds, from one hash served to another."""
     since = time.time()
     time.sleep(seconds)
@@ -99,19 +99,19 @@ def test_containers_are_read_only_and_redis_is_not_published(app):
 
 
 @pytest.mark.parametrize("workers", RATES)
-def test_rate(app, workers):
-    app.up(worker=workers)
+def test_rate(built, workers):
+    built.up(worker=workers)
     low, high = RATES[workers]
     rates = []
     while len(rates) < 3 and not (rates and rates[-1] >= low):  # other load only lowers it
-        rates.append(rate(app))
+        rates.append(rate(built, 12))
     print(f"{workers} workers: {rates[-1]:.2f} hashes/s")
     assert max(rates) <= high, rates
     assert rates[-1] >= low, rates
 
 
-def test_index_waits_in_rng_and_not_in_hasher_under_10_workers(app):
-    app.up(worker=10)
+def test_index_waits_in_rng_and_not_in_hasher_under_10_workers(built):
+    built.up(worker=10)
     tries = []
     while len(tries) < 3 and not (tries and 500 <= tries[-1][0] <= 1000 and tries[-1][1] < 50):
         urls = [f"http://localhost:{PORTS[name]}/" for name in ("rng", "hasher")]
@@ -121,14 +121,37 @@ def test_index_waits_in_rng_and_not_in_hasher_under_10_workers(app):
     assert 500 <= rng <= 1000 and hasher < 50, tries
 
 
-def test_second_rng_is_used_once_its_port_mapping_is_removed(app, tmp_path):
+def test_second_rng_is_used_once_its_port_mapping_is_removed(built, tmp_path):
     file = tmp_path / "docker-compose.yml"
     lines = (ROOT / "docker-compose.yml").read_text().splitlines(keepends=True)
     file.write_text("".join(line for line in lines if "8001:80" not in line))
-    App(compose(app), file).up(worker=10, rng=2)
+    app = App(compose(built), file)
+    app.up(worker=10, rng=2)
     for container in app.containers("rng"):
         wait_until(lambda it=container: "GET /32" in logs(it), 5, "both rngs are asked")
     assert rate(app, 5) > 12
+
+
+def test_stop_counts_every_unit_of_10_workers_and_up_keeps_them(built):
+    built.down()
+    built.up(worker=10)
+    for service in ("rng", "webui"):
+        kill(only(built, service))
+    grows(10, "after rng and webui were killed")
+    began = time.monotonic()
+    built.compose("stop")
+    seconds = time.monotonic() - began
+    print(f"stopped in {seconds:.1f} s")
+    assert seconds < 15
+    workers = built.containers("worker")
+    assert {inspect(worker, "{{.State.ExitCode}}") for worker in workers} == {"0"}
+    text = "".join(map(logs, workers))
+    served, batches = len(built.posts()), sum(map(int, BATCH.findall(text)))
+    built.compose("down")
+    built.up(worker=0)
+    numbers = wait_until(state, 10, "/json answers")
+    assert served == batches == int(numbers["hashes"]) > 0
+    assert numbers["coins"] == text.count("Coin found")
 
 
 def test_mining_goes_on_within_10_seconds_of_a_kill(app):
@@ -137,40 +160,15 @@ def test_mining_goes_on_within_10_seconds_of_a_kill(app):
         grows(10, f"after {service} was killed")
 
 
-@pytest.mark.parametrize("how", ["kill", "restart"])
-def test_redis_keeps_what_was_counted_a_second_ago(app, how):
+def test_redis_keeps_what_was_counted_a_second_ago(app):
     container = only(app, "redis")
-    before = wait_until(state, 10, "/json answers")
-    time.sleep(1.1)  # it writes to the disk once a second
-    kill(container) if how == "kill" else docker("restart", container)
-    after = wait_until(state, 10, "/json answers again")
-    assert int(after["hashes"]) >= int(before["hashes"]) > 0
-    assert after["coins"] >= before["coins"]
-
-
-def test_stop_counts_every_unit_of_10_workers_and_up_keeps_them(app):
-    app.down()
-    app.up(worker=10)
-    for service in ("rng", "webui"):
-        kill(only(app, service))
-    grows(10, "after rng and webui were killed")
-    began = time.monotonic()
-    app.compose("stop")
-    seconds = time.monotonic() - began
-    print(f"stopped in {seconds:.1f} s")
-    assert seconds < 15
-    workers = app.containers("worker")
-    assert {inspect(worker, "{{.State.ExitCode}}") for worker in workers} == {"0"}
-    text = "".join(map(logs, workers))
-    served, batches = len(app.posts()), sum(map(int, BATCH.findall(text)))
-    app.compose("down")
-    app.up(worker=0)
-    numbers = wait_until(state, 10, "/json answers")
-    assert served == batches == int(numbers["hashes"]) > 0
-    assert numbers["coins"] == text.count("Coin found")
-    app.down()
-    app.up(worker=0)
-    assert wait_until(state, 10, "/json answers")["hashes"] is None
+    for end in kill, lambda container: docker("restart", container):
+        before = wait_until(state, 10, "/json answers")
+        time.sleep(1.1)  # it writes to the disk once a second
+        end(container)
+        after = wait_until(state, 10, "/json answers again")
+        assert int(after["hashes"]) >= int(before["hashes"] or 0)
+        assert after["coins"] >= before["coins"]
 
 
 def test_last_lines_of_a_worker_name_the_host_and_port_it_cannot_reach(app):
@@ -183,18 +181,18 @@ def test_last_lines_of_a_worker_name_the_host_and_port_it_cannot_reach(app):
     grows(10, "with hasher back")
 
 
-def test_valkey_in_the_place_of_redis_mines_and_draws(app, tmp_path):
-    app.down()
+def test_valkey_in_the_place_of_redis_mines_and_draws(built, tmp_path):
+    built.down()
     override = tmp_path / "valkey.yml"
     override.write_text(VALKEY)
-    valkey = App((*compose(app), "-f", "docker-compose.yml"), override)
+    valkey = App((*compose(built), "-f", "docker-compose.yml"), override)
     try:
         valkey.up()
-        assert "valkey" in inspect(only(app, "redis"), "{{.Config.Image}}")
+        assert "valkey" in inspect(only(valkey, "redis"), "{{.Config.Image}}")
 
         def drawn():
             speed = web.get("http://localhost:8000/speed", timeout=5).json()["speed"]
-            return all(2.8 <= each <= 3.6 for each in speed[-3:])
+            return all(2.5 < each < 4 for each in speed[-3:])
 
         wait_until(drawn, 20, "three seconds in the chart at the rate of one worker")
         grows(5, "with Valkey")

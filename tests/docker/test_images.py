@@ -82,11 +82,10 @@ def test_any_user_serves_with_the_command_named(start_image, service):
     assert {process["Uid"].split()[0] for process in processes(container)} == {"1000"}
 
 
-@pytest.mark.parametrize("service", HTTP)
-def test_answers_on_ipv6(start_image, service):
-    container = start_image(*IPV6, image(service))
-    ask = (container, "python", "-c", LOOPBACK)
-    assert wait_until(lambda: docker("exec", *ask), 10, f"{service} answers") == "200"
+def test_answers_on_ipv6(start_image):
+    for container in [start_image(*IPV6, image(service)) for service in HTTP]:
+        ask = ("exec", container, "python", "-c", LOOPBACK)
+        assert wait_until(lambda ask=ask: docker(*ask), 10, "an answer") == "200"
 
 
 @pytest.mark.parametrize("without", ["address", "kernel"])
@@ -98,20 +97,21 @@ def test_starts_without_ipv6(start_image, tmp_path, without):
         profile = tmp_path / "no-ipv6.json"
         profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
         options += [f"--security-opt=seccomp={profile}"]
-    for service in HTTP:
-        container = start_image("-P", *options, image(service))
+    started = {service: start_image("-P", *options, image(service)) for service in HTTP}
+    for service, container in started.items():
         answers(service, container)
         assert ("0.0.0.0:80" in logs(container)) == (without == "kernel")
 
 
-@pytest.mark.parametrize("service", HTTP)
-def test_stops_within_3_seconds(start_image, service):
-    container = start_image("-P", image(service))
-    answers(service, container)
-    began = time.monotonic()
-    docker("stop", container)
-    assert time.monotonic() - began < 3
-    assert inspect(container, "{{.State.ExitCode}}") == "0"
+def test_stop_takes_less_than_4_seconds(start_image):
+    started = {service: start_image("-P", image(service)) for service in HTTP}
+    for service, container in started.items():
+        answers(service, container)
+    for container in started.values():
+        began = time.monotonic()
+        docker("stop", container)
+        assert time.monotonic() - began < 4
+        assert inspect(container, "{{.State.ExitCode}}") == "0"
 
 
 @pytest.mark.parametrize("service", OWN)

@@ -25,7 +25,8 @@ STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{0}/root"\nrunroot = "{0}
 @pytest.fixture
 def podman(built, need, tmp_path):
     """A function that runs a command with Podman's images and settings in a folder of its own."""
-    need("podman", "podman-compose", "runc")
+    tools = ("/usr/lib/podman/netavark", "/usr/lib/podman/aardvark-dns")  # network and its names
+    need("podman", "podman-compose", "runc", *tools)
     built.down()  # its ports are needed
     for name, text in ("containers", SETTINGS), ("storage", STORAGE):
         (tmp_path / f"{name}.conf").write_text(text.format(tmp_path))
