@@ -9,10 +9,20 @@ from pathlib import Path
 
 from cluster import measure_cluster
 from measure import IS_ROOT, QUICK, App, Failed, measure, measure_build
-from report import machine, table
+from report import machine, show, table
 
 HERE = Path(__file__).resolve().parent
 RUNS = 1 if QUICK else 3
+
+
+def noting(values):
+    """Return a function that adds a figure to `values`, and prints it."""
+
+    def note(title, value):
+        values[title].append(value)
+        print(f"bench: {title}: {show(value)}", flush=True)
+
+    return note
 
 
 def main(other):
@@ -25,16 +35,19 @@ def main(other):
     try:
         for number in range(-1, RUNS):
             for app, values in list(figures.items())[:: 1 if number % 2 else -1]:
-                print(f"bench: {app.folder}, {f'run {number + 1}' if number >= 0 else 'build'}")
+                print(
+                    f"bench: {app.folder}, {f'run {number + 1}' if number >= 0 else 'build'}",
+                    flush=True,
+                )
                 step = measure_build if number < 0 else measure
-                step(app, lambda title, value, values=values: values[title].append(value))
+                step(app, noting(values))
     finally:
         for app in figures:
             app.down()
     ours, theirs = [*figures.values(), {}][:2]
     if os.environ.get("KUBECONFIG"):
         print("bench: cluster")
-        measure_cluster(lambda title, value: ours[title].append(value), RUNS)
+        measure_cluster(noting(ours), RUNS)
     text = f"{machine()}, {RUNS} run{'s' * (RUNS > 1)}\n\n{table(ours, theirs)}"
     (HERE / "out").mkdir(exist_ok=True)
     (HERE / "out/results.md").write_text(text)
