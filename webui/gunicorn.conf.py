@@ -8,8 +8,7 @@ import sys
 from gevent import monkey
 from gunicorn.glogging import Logger
 
-monkey.patch_all()  # before keepalive = 0  # a connection per request: a body that is not read ends with it
-preload_app imports the application
+monkey.patch_all()  # before preload_app imports the application
 
 
 class AccessLog(Logger):
@@ -25,6 +24,7 @@ if not re.fullmatch(r"[0-9]{1,5}", PORT) or not 1 <= int(PORT) <= 65535:
     sys.exit(f"PORT is {PORT!r}, but must be 1 to 65535")
 bind = f"[::]:{PORT}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{PORT}"
 worker_class = "gevent"  # an idle or slow client costs a greenlet, not a process
+keepalive = 0  # a connection per request: a body that is not read ends with it
 preload_app = True  # a bad setting ends gunicorn instead of restarting its worker for ever
 graceful_timeout = 1  # second to finish the requests in progress when stopped
 limit_request_fields = 64  # the time to parse headers grows with the square of their size
