@@ -1,4 +1,4 @@
-"""Takes the README's picture of the page that `make run` shows: python tests/chart/screenshot.py"""
+"""Takes the README's picture of the page that `make run` shows: python tests/screenshot.py"""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from support.browser import MISSING, browser, find
 
 
-def main(url="http://localhost:8000", file=Path(__file__).parents[2] / "docs/screenshot.png"):
+def main(url="http://localhost:8000", file=Path(__file__).parents[1] / "docs/screenshot.png"):
     """Write a screenshot of the page at `url` to `file`."""
     if not find():
         sys.exit(MISSING)
