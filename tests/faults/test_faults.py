@@ -216,6 +216,7 @@ def test_name_server_that_is_silent_is_503_within_3_s(stack, tmp_path):
         assert time.monotonic() - start < 3
 
 
+@pytest.mark.skipif(not FULL, reason="takes 30 s, as some workers wait for an answer")
 def test_rng_that_comes_back_with_another_address_is_found_by_every_worker(built, start_image):
     built.down()
     built.up(worker=5)
@@ -225,7 +226,7 @@ def test_rng_that_comes_back_with_another_address_is_found_by_every_worker(built
     began, before = time.time(), inspect(rng, address)
     docker("network", "disconnect", network, rng)
     for it in workers:
-        wait_until(lambda it=it: "rng:80" in logs(it, began), 7, "every worker logs the failure")
+        wait_until(lambda it=it: "rng:80" in logs(it, began), 33, "every worker logs the failure")
     start_image("--network", network, "redis:8-alpine")  # takes the address
     docker("network", "connect", "--alias", "rng", network, rng)
     back = time.time()

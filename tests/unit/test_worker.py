@@ -1,9 +1,11 @@
 """What worker does, as a process between stubs of rng and hasher and a Redis of the tests."""
 
+import contextlib
 import hashlib
 import itertools
 import re
 import signal
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -189,6 +191,19 @@ def test_password_of_redis_is_not_logged(stack):
     stack.start("worker", REDIS_URL=f"redis://:secret@127.0.0.1:{(port := free_port())}")
     wait_until(lambda: warnings(stack, port), 5, "a try is logged")
     assert "secret" not in stack.log("worker")
+
+
+def test_connection_that_is_not_accepted_is_given_up_after_3_s(stack):
+    with contextlib.ExitStack() as full:  # a queue of connections without room for another
+        server = full.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):
+            client = full.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        port, start = server.getsockname()[1], time.monotonic()
+        stack.start("worker", RNG_URL=f"http://127.0.0.1:{port}")
+        wait_until(lambda: warnings(stack, port), 6, "the try is logged")
+        assert time.monotonic() - start > 3
 
 
 def test_back_off_goes_from_a_tenth_to_2_seconds_and_begins_anew(stack, rng):
