@@ -31,10 +31,7 @@ def test_no_request_is_a_500(client, service):
     def check(path, method, headers, body):
         environ = {"PATH_INFO": path.encode().decode("latin-1")}
         answer = web.open(method=method, headers=headers, data=body, environ_overrides=environ)
-        assert answer.status_code < 500 or (answer.status_code, list(answer.json)) == (
-            503,
-            ["error"],
-        )
+        assert answer.status_code < 500 or (service, answer.status_code) == ("webui", 503)
         answer.close()
 
     with patch.object(time, "sleep"):

@@ -7,10 +7,10 @@ import pytest
 from support.processes import ROOT
 
 HTTP = ("rng", "hasher", "webui")
-DELAYS = ("", "-1", "31", "nan", "1e400", "0.1\x01", "٣")
-PORTS = ("", "0", "65536", "http", " 80", "٣")
-URLS = ("", "rng", "https://rng", "http://:x", "http://r:99999", "http://r ng", "http://[:]:80")
-REDIS_URLS = ("", "redis", "http://redis", "redis://redis:99999", "redis://a..b", "redis://r?foo=1")
+DELAYS = ("", "31", "nan", "٣")
+PORTS = ("", "65536", " 80")
+URLS = ("", "https://rng", "http://r:99999", "http://[:]:80")
+REDIS_URLS = ("redis", "redis://r:99999", "redis://a..b", "redis://r?foo=1")
 CASES = [
     *((name, f"{name.upper()}_DELAY", DELAYS) for name in ("rng", "hasher", "worker")),
     *((name, "PORT", PORTS) for name in HTTP),

@@ -155,14 +155,12 @@ def test_units_are_logged_with_debug_alone(stack, debug, logged):
 
 WRONG = {
     "rng-500": answer(DATA, "500 Internal Server Error"),
-    "rng-302": answer(DATA, "302 Found\r\nLocation: /"),
     "rng-31-bytes": answer(DATA[:31]),
     "rng-half-a-body": answer(DATA[:16], length=32),
     "rng-bad-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     "rng-nothing": b"",
     "hasher-403": answer(COIN.encode(), "403 Forbidden"),
     "hasher-not-hex": answer(COIN[:63].encode() + b"g"),
-    "hasher-upper-case": answer(COIN.upper().encode()),
     "hasher-newline": answer(COIN[:63].encode() + b"\n"),
 }
 
