@@ -48,7 +48,7 @@ class Stack:
         return f"http://127.0.0.1:{self.ports[name]}{path}"
 
     def start(self, *names, before="", **settings):
-        """Start processes by name, each logging to a file of its name; `worker.2` is another worker.
+        """Start processes by name, each with a log file of its name; `worker.2` is one more worker.
 
         `before` is a shell command that runs first, in a mount namespace of the process' own.
         """
