@@ -36,7 +36,8 @@ LOOPBACK = 'import urllib.request as u; print(u.urlopen("http://[::1]/healthz", 
 
 def url(container):
     """Return the address of a container's port 80 as published by `docker run -P`."""
-    return "http://127.0.0.1:" + docker("port", container, "80").split(":")[-1].split()[0]
+    first = docker("port", container, "80").splitlines()[0]  # the next is IPv6's, another port
+    return "http://127.0.0.1:" + first.split(":")[-1]
 
 
 def answers(service, container):
