@@ -1,8 +1,7 @@
-# speed SECONDS [ADDRESS]: the hashes per second that are counted in the next SECONDS, as webui at ADDRESS has them.
-# webui knows a second's speed two seconds later: hence the 3 seconds more.
+# speed SECONDS [ADDRESS]: the hashes per second of the next SECONDS, as webui at ADDRESS has them.
+# webui shows a second when all workers have counted it, up to 4 seconds later.
 speed() {
-  local since=$(date +%s)
-  sleep $(($1 + 3))
-  curl -s "http://${2:-localhost:8000}/json?since=$since" | sed 's/.*\[\(.*\)\].*/\1/' | tr , '\n' |
-    awk '{ sum += $1 } END { printf "%.1f hashes/second\n", sum / NR }'
+  sleep $(($1 + 4))
+  curl -s "http://${2:-localhost:8000}/speed" | sed 's/.*"speed": *\[\([^]]*\)\].*/\1/' |
+    tr , '\n' | tail -n "$1" | awk '{ sum += $1 } END { printf "%.1f hashes/second\n", sum / NR }'
 }

@@ -1,123 +1,194 @@
-"""Where the chapters run: a fresh clone, this machine's Docker, and the namespace `default` of a cluster."""
+"""Where the chapters run: two nodes as on Play with Kubernetes, with a clone on the first."""
 
 import json
 import os
 import re
-import shutil
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from runner import run
+from runner import Terminal, blocks, run
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "docs").glob("[0-9]*.md"))
+CLUSTER = "03-cluster"  # the chapter that makes the cluster
 ADDRESS = re.compile(r"git clone (\S+)")
-MADE = "deployments,daemonsets,jobs,pods,services,configmaps,horizontalpodautoscalers,networkpolicies"
-GIVEN = {"service/kubernetes", "configmap/kube-root-ca.crt"}  # what the namespace has by itself
-# The words in which a chapter says what it starts from, and how to get there when no chapter before it did.
-START = "the application on the cluster"
-PREPARE = """set -e
+KINDS = (
+    "deployments,daemonsets,jobs,pods,services,configmaps,horizontalpodautoscalers,networkpolicies"
+)
+GIVEN = {"service/kubernetes", "configmap/kube-root-ca.crt"}  # what a namespace has by itself
+SERVICES = ("hasher", "redis", "rng", "webui")
+APPLICATION = {f"service/{each}" for each in SERVICES} | {
+    f"deployment/{each}" for each in (*SERVICES, "worker")
+}
+# The internet's are not within reach of the nodes; the pages say so.
+SUBSTITUTES = [
+    (
+        "https://github.com/weaveworks/weave/releases/download/v2.8.1/weave-daemonset-k8s-1.11.yaml",
+        "~/flat-network.yaml",
+    ),
+    ("weave-net", "flat-network"),
+    (
+        "https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml",
+        "~/metrics-server.yaml",
+    ),
+    (  # see the head of k8s/prometheus/prometheus.yaml
+        "kubectl apply -f k8s/prometheus/",
+        "sed -s 's/prometheus:v3.*/prometheus:v2.53.3/; s/exporter:v0.*/exporter:v0.26.0/;"
+        " s/exporter:v1.*/exporter:v1.69.0/; $a ---' k8s/prometheus/*.yaml | kubectl apply -f -",
+    ),
+]
+# The words in which a chapter says what it starts from and ends with.
+APPLIED, EMPTY, STOPPED = "the application on the cluster", "empty cluster", "nothing running"
+EITHER_WAY = "deployed either way"  # from files or by hand: the chapter is run on both
+CASES = [
+    pytest.param(each, by_hand, id=each.stem + by_hand * "-by-hand")
+    for each in CHAPTERS
+    for by_hand in ([False, True] if EITHER_WAY in each.read_text() else [False])
+]
+APPLY = """set -e
 kubectl apply -f k8s/registry/
 docker-compose build
-kubectl -n registry rollout status deployment registry
+kubectl -n registry rollout status deployment registry --timeout=60s
 docker-compose push
 kubectl apply -f k8s/
-for each in redis rng hasher webui worker; do kubectl rollout status deployment $each; done"""
+for each in redis rng hasher webui worker; do
+  kubectl rollout status deployment $each --timeout=60s
+done"""
+BY_HAND = re.compile(r"^ *kubectl (create deployment|expose) ", re.M)  # how chapter 5 deploys it
+TAINT = "node-role.kubernetes.io/control-plane"
+TAINTED = ("04-kubectl", "05-dockercoins", "06-scaling")  # the chapters that begin with the taint
 
 
-def shell(command, env, folder=ROOT, timeout=300):
+def shell(*command, typed="", timeout=600):
     """Return what a command prints; failing is an error that shows what it said."""
-    done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    done = subprocess.run(
+        command, input=typed, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert not done.returncode, f"{' '.join(command)} {typed}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
 class Course:
-    """The chapters, where they run, and what they leave behind. Only what they made is ever taken down."""
+    """The chapters on the nodes, and what they leave behind."""
 
-    def __init__(self, folder):
-        """Run docs/README.md, which clones the repository: as it is here and now, whatever the address is."""
-        self.blocks, self.cluster = [], os.environ.get("KUBECONFIG")
-        mine = ("REGISTRY", "TAG", "DEBUG", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME")
-        self.env = {name: value for name, value in os.environ.items() if name not in mine and "_DELAY" not in name}
-        self.env |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
-        if self.cluster:
-            self.env["KUBECONFIG"] = str(folder / "kubeconfig")
-            self.forget_namespace()
-            self.namespaces = self.all_namespaces()
-            assert not self.objects(), f"these in the namespace default would be taken down: {self.objects()}"
-        label = "--filter label=com.docker.compose.project=dockercoins"
-        found = shell(f"docker ps -aq {label} && docker volume ls -q {label}", self.env).split()
-        assert not found, f"these of a project `dockercoins` would be taken down: {found}"
+    def __init__(self, folder, blank):
+        """Make the nodes, blank or with a cluster, and get the code as docs/README.md says."""
+        shell(f"{os.environ['TESTBED']}/kubeadm-up", *(["nodes"] if blank else []), timeout=1800)
+        git = ["git", f"--git-dir={folder}/here.git", f"--work-tree={ROOT}"]
+        author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        shell(*git, "init", "-q")
+        shell(*git, "-C", ROOT, "add", "-A")
+        shell(*git, *author, "-c", "core.hooksPath=/dev/null", "commit", "-qm", "here")
+        shell("docker", "exec", "node1", "rm", "-rf", "here.git", "dockercoins")
+        shell("docker", "cp", f"{folder}/here.git", "node1:/root/here.git")
+        (address,) = ADDRESS.findall((ROOT / "docs/README.md").read_text())
+        here = f'git config --global --replace-all url./root/here.git.insteadOf "{address}"'
+        shell("docker", "exec", "node1", "sh", "-c", here)
+        # As on Play with Kubernetes.
+        shell(
+            "docker",
+            "exec",
+            "node1",
+            "ln",
+            "-sf",
+            "docker-compose-1.21",
+            "/usr/local/bin/docker-compose",
+        )
+        self.blocks = self.run(ROOT / "docs/README.md", "/root")
 
-        git, index = f"git --git-dir={folder}/here.git --work-tree=.", ROOT / "docs/README.md"
-        author = "-c user.name=test -c user.email=test@localhost -c core.hooksPath=/dev/null"
-        shell(f"{git} init -q && {git} add -A && {git} {author} commit -qm here", self.env)
-        (address,) = ADDRESS.findall(index.read_text())
-        self.env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{folder}/here.git.insteadOf"}
-        self.env |= {"GIT_CONFIG_VALUE_0": address}
-        self.folder, blocks = run(index, folder, self.env)
-        self.blocks += blocks
+    def run(self, page, folder="/root/dockercoins"):
+        """Run a page in a folder of node 1, and in the home folder of node 2."""
 
-    def play(self, chapter):
-        """Run a chapter from what it starts from; when it fails, the next one starts afresh."""
-        text = chapter.read_text()
-        top = " ".join(text.partition("\n## ")[0].split())
-        assert self.cluster or "kubectl" not in text, "KUBECONFIG must name the configuration of a cluster"
-        try:
-            if self.cluster:
-                self.forget_namespace()
-                if START in top and "deployment/worker" not in self.objects():
-                    shell(PREPARE, self.env, self.folder)
-            self.blocks += run(chapter, self.folder, self.env)[1]
-        except BaseException:
-            self.sweep()
-            raise
+        def terminal(name):
+            where = ["-w", folder, "node1"] if name == "node-1" else ["node2"]
+            return Terminal("docker", "exec", "-i", *where)
+
+        return run(page, terminal, SUBSTITUTES)
+
+    def play(self, chapter, by_hand):
+        """Run a chapter from what it starts from, and check what it ends with."""
+        top = " ".join(chapter.read_text().partition("\n## ")[0].split())
+        start, _, end = top.partition("**You end with**")
+        if chapter.stem != CLUSTER and "kubectl" in chapter.read_text():
+            retainted = self.taint(chapter.stem in TAINTED)
+            if by_hand or APPLIED in start and (retainted or not self.applied()):
+                self.sweep()
+                self.node(APPLY)
+            if by_hand:
+                self.deploy_by_hand()
+            if EMPTY in start and self.objects():
+                self.sweep()
+        self.blocks += self.run(chapter)
+        if end.lstrip().startswith("the same"):
+            end = start
+        if APPLIED in end:
+            assert self.applied(), f"{chapter.name} ends with {self.objects()}"
+        elif EMPTY in end:
+            assert not self.objects(), f"{chapter.name} ends with {self.objects()}"
+        elif STOPPED in end:
+            assert not self.node("docker-compose ps -q"), f"{chapter.name} ends with containers"
+
+    def taint(self, tainted):
+        """Give the first node the control plane's taint, or remove it; return whether it is new."""
+        taints = self.node("kubectl get node node1 -o jsonpath='{.spec.taints}'")
+        if (TAINT in taints) != tainted:
+            self.node(f"kubectl taint nodes node1 {TAINT}{':NoSchedule' if tainted else '-'}")
+        return tainted and TAINT not in taints
+
+    def deploy_by_hand(self):
+        """Deploy the application anew, by the commands of the chapter that does so."""
+        (chapter,) = (each for each in CHAPTERS if BY_HAND.search(each.read_text()))
+        typed = [b.commands for b in blocks(chapter.read_text()) if BY_HAND.search(b.commands)]
+        self.node("kubectl delete -f k8s/ && set -e\n" + "\n".join(typed))
+        self.node("kubectl wait --for=condition=Available deployment --all --timeout=60s")
+
+    def node(self, commands):
+        """Return what commands print in the clone on node 1."""
+        return shell(
+            "docker", "exec", "-i", "-w", "/root/dockercoins", "node1", "bash", typed=commands
+        )
 
     def sweep(self):
-        """Take everything down."""
-        shell("git checkout -q . && docker-compose down -v --remove-orphans -t 5", self.env, self.folder)
-        if self.cluster:
-            self.forget_namespace()
-            if ours := self.objects() + sorted(self.all_namespaces() - self.namespaces):
-                self.kubectl("delete", "--ignore-not-found", "--timeout=150s", *ours)
-
-    def kubectl(self, *args):
-        """Return the words that kubectl prints."""
-        return shell(" ".join(("kubectl", *args)), self.env).split()
-
-    def forget_namespace(self):
-        """Begin with the cluster's configuration as it is: a chapter may change the current namespace."""
-        shutil.copy(self.cluster, self.env["KUBECONFIG"])
-
-    def all_namespaces(self):
-        """Return the names of the cluster's namespaces."""
-        return set(self.kubectl("get", "namespaces", "-o", "name"))
+        """Take down what a chapter left behind, when the next one starts from something else."""
+        self.node("git checkout -q . && docker-compose down -v --remove-orphans -t 5")
+        self.node("kubectl config set-context --current --namespace=default")
+        namespaces = set(self.node("kubectl get namespaces -o name").split())
+        ours = namespaces & {f"namespace/{each}" for each in ("green", "blue", "dockercoins")}
+        if ours := self.objects() | ours:
+            self.node(f"kubectl delete --ignore-not-found --timeout=150s {' '.join(ours)}")
 
     def objects(self):
         """Return what is there in the namespace default of what the chapters make."""
-        found = json.loads(shell(f"kubectl get {MADE} -o json", self.env))["items"]
-        found = [each for each in found if "deletionTimestamp" not in each["metadata"]]
-        return [name for each in found if (name := f"{each['kind']}/{each['metadata']['name']}".lower()) not in GIVEN]
+        found = json.loads(self.node(f"kubectl get {KINDS} -o json"))["items"]
+        found = [each["metadata"] | {"kind": each["kind"].lower()} for each in found]
+        return {
+            f"{each['kind']}/{each['name']}"
+            for each in found
+            if "deletionTimestamp" not in each and "ownerReferences" not in each
+        } - GIVEN
+
+    def applied(self):
+        """Return whether the application is there as its files make it, and nothing else is."""
+        changed = "set -o pipefail; kubectl diff -f k8s/ | grep -E '^[-+] ' | grep -v generation"
+        return self.objects() == APPLICATION and not self.node(f"{changed} || true")
 
 
 COURSES = []
 
 
 @pytest.fixture(scope="session")
-def course(tmp_path_factory):
-    """The course, and in the end nothing of it is left."""
-    COURSES.append(Course(tmp_path_factory.mktemp("course")))
-    yield COURSES[0]
-    COURSES[0].sweep()
+def course(request, tmp_path_factory):
+    """The course, on blank nodes when the chapter that makes the cluster is among the tests."""
+    if "TESTBED" not in os.environ:
+        needed = "the chapters run on two nodes: TESTBED must name the folder of kubeadm-up"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(needed)
+    blank = any(CLUSTER in each.name for each in request.session.items)
+    COURSES.append(Course(tmp_path_factory.mktemp("course"), blank))
+    return COURSES[0]
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say how much was run, and what was not for which need."""
+    """Print how many blocks of commands were run."""
     for course in COURSES:
-        needs = Counter(block.needs for block in course.blocks)
-        terminalreporter.write_line(f"blocks of commands that were run: {needs.pop('', 0)}")
-        for need, count in sorted(needs.items()):
-            terminalreporter.write_line(f"not run, {count} that need {need}")
+        terminalreporter.write_line(f"blocks of commands that were run: {len(course.blocks)}")

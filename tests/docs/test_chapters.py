@@ -1,9 +1,9 @@
 """Each chapter of the course does what it says, from the first to the last."""
 
 import pytest
-from conftest import CHAPTERS
+from conftest import CASES
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.stem)
-def test_chapter_does_what_it_says(course, chapter):
-    course.play(chapter)
+@pytest.mark.parametrize("chapter, by_hand", CASES)
+def test_chapter_does_what_it_says(course, chapter, by_hand):
+    course.play(chapter, by_hand)
