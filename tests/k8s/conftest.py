@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from support import wait_until
 from support.cluster import COPIES, ROOT, TAINT, Copy, run, wait_until_gone
 
 RESTRICTED = "kustomize", "--load-restrictor", "LoadRestrictionsNone", "k8s/restricted"
@@ -51,6 +52,8 @@ def app(make_copy, tmp_path_factory):
     run("bash", "-ec", f"{commit} && docker exec node1 rm -rf dockercoins dockercoins.git")
     run("docker", "cp", str(bare), "node1:/root/")
     copy.type("git clone -q dockercoins.git dockercoins", folder="/root")
+    registry = ["kubectl", "get", "namespace", "registry", "--ignore-not-found"]
+    wait_until(lambda: "Terminating" not in run(*registry), 150, "an earlier registry is gone")
     copy.type("kubectl apply -f k8s/registry/")
     copy.type("docker-compose build", timeout=400)
     copy.type("kubectl -n registry rollout status deployment registry --timeout=60s")
