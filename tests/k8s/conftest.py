@@ -4,7 +4,7 @@ import os
 
 import pytest
 from support import wait_until
-from support.cluster import COPIES, ROOT, TAINT, Copy, run, wait_until_gone
+from support.cluster import COPIES, ROOT, Copy, run, taint, wait_until_gone
 
 RESTRICTED = "kustomize", "--load-restrictor", "LoadRestrictionsNone", "k8s/restricted"
 
@@ -45,6 +45,7 @@ def app(make_copy, tmp_path_factory):
     Its namespace enforces the Pod Security profile "baseline".
     """
     copy = make_copy("dockercoins", enforce="baseline")
+    taint()
     bare = tmp_path_factory.mktemp("clone") / "dockercoins.git"  # this tree, committed or not
     git = f"git --git-dir={bare} --work-tree={ROOT}"
     author = "-c user.name=test -c user.email=test@localhost -c core.hooksPath=/dev/null"
@@ -67,11 +68,11 @@ def app(make_copy, tmp_path_factory):
 @pytest.fixture(scope="session")
 def two_nodes(app):
     """Pods may run on the control plane, too, until the end; `app` has some on either node."""
-    run("kubectl", "taint", "nodes", "node1", f"{TAINT}-")
+    taint(False)
     app.spread(rng=1, hasher=1, webui=1, worker=1)
     app.scale(rng=1, hasher=1, webui=1, worker=1)
     yield
-    run("kubectl", "taint", "nodes", "node1", f"{TAINT}:NoSchedule", "--overwrite")
+    taint()
 
 
 @pytest.fixture

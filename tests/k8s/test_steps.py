@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from support import wait_until
-from support.cluster import SCALED, SERVICES, TAINT, fetch, run
+from support.cluster import SCALED, SERVICES, fetch, taint
 from support.processes import free_port
 
 IMAGES = {service: f"127.0.0.1:30500/dockercoins/{service}:v1.0" for service in SCALED}
@@ -93,11 +93,11 @@ def test_liveness_probe_on_port_80_restarts_busy_rng_and_neither_hasher_nor_webu
 @contextmanager
 def tainted():
     """The control plane with its taint."""
-    run("kubectl", "taint", "nodes", "node1", f"{TAINT}:NoSchedule", "--overwrite")
+    taint()
     try:
         yield
     finally:
-        run("kubectl", "taint", "nodes", "node1", f"{TAINT}-")
+        taint(False)
 
 
 def test_daemonset_made_from_the_dump_mines_with_one_pod_on_each_node(app, rng_deployment):

@@ -48,6 +48,14 @@ def only(node):
         run("kubectl", "uncordon", *others)
 
 
+def taint(there=True):
+    """Have the control plane's taint there, as kubeadm leaves it, or remove it."""
+    effect = [":NoSchedule", "--overwrite"] if there else ["-"]
+    names = run("kubectl", "get", "node", NODES[0], "-o", "jsonpath={.spec.taints[*].key}")
+    if there or TAINT in names.split():
+        run("kubectl", "taint", "node", NODES[0], TAINT + effect[0], *effect[1:])
+
+
 def address_of(node):
     """Return the address of a node."""
     addresses = get("node", node)["status"]["addresses"]
