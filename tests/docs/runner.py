@@ -164,7 +164,7 @@ class Terminal:
         )
         self.said = b""
         threading.Thread(target=self.listen, daemon=True).start()
-        self.write("trap : INT; trap 'failed=$?' ERR; failed=$$\n" + ENDED)
+        self.write("exec 2>&1; trap : INT; trap 'failed=$?' ERR; failed=$$\n" + ENDED)
         assert self.wait(self.ended, 30), f"no bash: {self.output}"
         self.session = self.status
 
