@@ -30,7 +30,7 @@ SUBSTITUTES = [
     ("weave-net", "flat-network"),
     (
         "https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml",
-        "~/metrics-server.yaml",
+        "file:///root/metrics-server.yaml",
     ),
     (  # see the head of k8s/prometheus/prometheus.yaml
         "kubectl apply -f k8s/prometheus/",
