@@ -13,7 +13,7 @@ import requests
 from support import wait_until
 from support.processes import free_port
 
-AWAY = 60 if os.environ.get("FULL") else 10  # seconds without Redis
+AWAY = 60 if os.environ.get("FULL") else 8  # seconds without Redis
 NINE = [f"worker.{i}" for i in range(2, 11)]  # with the first one, ten
 
 
