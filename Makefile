@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Where the processes of `make run` find each other; a Redis of one's own may be named.
 run: export RNG_URL = http://127.0.0.1:8001
 run: export HASHER_URL = http://127.0.0.1:8002
-run: export REDIS_URL ?= redis://127.0.0.1:8003
+run: export REDIS_URL := $(or $(REDIS_URL),redis://127.0.0.1:8003)
 
 .PHONY: run test test-docker test-k8s test-faults test-docs bench lint wheels audit lock release manifest check ports
 

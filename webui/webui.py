@@ -11,13 +11,13 @@ from flask import Flask, Response, jsonify, redirect
 from werkzeug.exceptions import HTTPException
 
 HISTORY = 250  # seconds that the chart shows, as the original's does
-SETTLE = 2.3  # seconds after which workers have counted all that they did in a second
+SETTLE = 2.3  # seconds: a unit is spread over 1, counted within 1, and some in reserve
 
 app = Flask(__name__, static_folder="files", static_url_path="")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://redis:6379")
-HOST = r"([!-?A-~]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASSWORD@HOST:PORT
+HOST = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASS@HOST:PORT
 found = re.fullmatch(rf"redis://{HOST}(/\d*)?", REDIS_URL, re.ASCII)
-if not found or int(found[4] or 80) > 65535:
+if not found or int(found[4] or 0) > 65535:  # group 4: the port
     sys.exit(f"REDIS_URL is {REDIS_URL!r}, but must be like redis://redis:6379")
 db = redis.Redis.from_url(
     REDIS_URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1

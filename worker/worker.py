@@ -12,16 +12,16 @@ import redis
 import requests
 
 HISTORY = 300  # seconds for which Redis keeps the speed: a little more than the chart shows
-TIMEOUT = 3, 30  # seconds to connect, and to wait: the queue of 300 workers at one rng
+TIMEOUT = 3, 30  # seconds to connect, and to read: 300 workers queue for 30 s at one rng
 BYTES = {"Content-Type": "application/octet-stream"}
 
 
 def url(name, default):
     """Return the environment variable `name`; unless it is a URL like `default`, exit."""
     value, scheme = os.environ.get(name, default), default.split("://")[0]
-    host = r"([!-?A-~]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASSWORD@HOST:PORT
+    host = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASS@HOST:PORT
     found = re.fullmatch(rf"{scheme}://{host}(/\d*)?", value, re.ASCII)
-    if not found or int(found[4] or 80) > 65535:
+    if not found or int(found[4] or 0) > 65535:  # group 4: the port
         sys.exit(f"{name} is {value!r}, but must be like {default}")
     return value.rstrip("/")
 
@@ -87,21 +87,21 @@ class Worker:
     def count(self):
         """Add to Redis what it has not counted yet, or raise RedisError.
 
-        An answer can get lost, so each attempt first reads how far the last one got. Should
-        that one reach Redis only afterwards, WATCH makes this one start again.
+        A reply can get lost, so each attempt first reads what Redis has counted: it is
+        idempotent. If an earlier one reaches Redis late, WATCH aborts this one: it is retried.
         """
 
         def add(pipe):
-            before = int(pipe.get(self.key) or 0)  # 0 again if Redis has lost its data
+            before = int(pipe.get(self.key) or 0)  # less than self.counted if Redis lost its data
             new = self.finished[max(0, before - self.counted) :]
-            now, micros = pipe.time()  # one clock for the chart: those of nodes differ
-            ahead = now + micros / 1e6 - time.monotonic()
+            now, micros = pipe.time()  # the clock of Redis, since the clocks of nodes differ
+            offset = now + micros / 1e6 - time.monotonic()  # from our clock to that one
             pipe.multi()
             pipe.set(self.key, self.counted + len(self.finished), ex=86400)
             pipe.incrby("hashes", len(new))
             if self.coins:
                 pipe.hset("wallet", mapping=self.coins)
-            for second, hashes in speed(moment + ahead for moment in new).items():
+            for second, hashes in speed(moment + offset for moment in new).items():
                 if second > now - HISTORY:
                     pipe.incrbyfloat(f"speed:{second}", hashes)
                     pipe.expire(f"speed:{second}", HISTORY)
