@@ -2,8 +2,7 @@
 
 const PERIOD = 1000; // milliseconds from an answer to the next question
 const TIMEOUT = 3000; // milliseconds to wait for one
-const IDLE = 5; // seconds without a new hash until the page says so
-const RECENT = 3; // seconds that the number beside the chart is the mean of
+const RECENT = 5; // seconds that the speed is the mean of, and after which a still counter is 0
 const SPOKEN = 30; // seconds between announcements to screen readers
 
 const element = (id) => document.getElementById(id);
@@ -19,48 +18,48 @@ let plot = null; // what was drawn: start, speed, and where
 
 // Numbers
 
-function digits(value) {
-  const places = value >= 100 ? 0 : value >= 0.95 || value === 0 ? 1 : 2;
-  return value.toFixed(places);
-}
+const digits = (value) => value.toFixed(value < 100 ? 1 : 0);
 
-function clockTime(seconds, style) {
-  return new Date(seconds * 1000).toLocaleTimeString("en-GB", { timeStyle: style });
-}
+const clockTime = (seconds, timeStyle) =>
+  new Date(seconds * 1000).toLocaleTimeString("en-GB", { timeStyle });
 
 function show(id, text) {
   if (element(id).textContent !== text) element(id).textContent = text;
 }
 
-function showState(text, kind) {
-  show("state", text);
+function showSpeed(speed, state, kind = "") {
+  show("speed", speed);
+  show("state", state);
   element("state").className = kind;
 }
 
 function showNumbers(next) {
-  if (next.hashes !== answer?.hashes) grown = next.now;
+  // A counter that was not watched for a while, as Redis or webui was unreachable, may have grown.
+  if (next.hashes !== answer?.hashes || next.now - answer.now > RECENT) grown = next.now;
   answer = next;
   show("coins", answer.coins.toLocaleString("en"));
   show("hashes", Number(answer.hashes).toLocaleString("en"));
-  const idle = answer.now - grown > IDLE;
-  const speed = idle ? 0 : answer.speed.slice(-RECENT).reduce((a, b) => a + b) / RECENT;
-  show("speed", speed > 0 || idle ? digits(speed) : "–");
-  if (idle) showState("Nothing is mining: no new hash in the last 5 seconds.", "error");
-  else showState(speed > 0 ? "Mining." : "Measuring…", "");
-  if (speed > 0) showElsewhere(speed);
+  const recent = answer.speed.slice(-RECENT);
+  if (answer.now - grown > RECENT) {
+    showSpeed("0.0", `Nothing is mining: no new hash for ${RECENT} seconds.`, "error");
+  } else if (recent.includes(0)) {
+    showSpeed("–", `Measuring: it takes ${RECENT} seconds without a gap.`);
+  } else {
+    const speed = digits(recent.reduce((a, b) => a + b) / RECENT);
+    showSpeed(speed, "Mining.");
+    showElsewhere(speed);
+  }
   // For those who want no motion, the chart moves once in ten seconds.
   if (!still.matches || !plot || answer.start >= plot.start + 10) draw();
 }
 
 /** Put the speed where it is not seen: in the link to share, and for screen readers. */
 function showElsewhere(speed) {
-  const sentence = `I'm mining DockerCoins at ${digits(speed)} hashes/second`;
+  const sentence = `I'm mining DockerCoins at ${speed} hashes/second`;
   element("share").href = `https://twitter.com/intent/tweet?text=${encodeURIComponent(sentence)}`;
   if (answer.now - spoken < SPOKEN) return;
   spoken = answer.now;
-  show("spoken", `${digits(speed)} hashes per second`);
-  svg.setAttribute("aria-label", "Chart of the hashes per second in the last 250 seconds: " +
-    `now ${digits(speed)}, at most ${digits(Math.max(...answer.speed))}`);
+  show("spoken", `${speed} hashes per second`);
 }
 
 // The chart, in pixels, so that its text has the size of the page's
@@ -84,9 +83,8 @@ function draw() {
 
   let grid = "", labels = "";
   for (let value = 0; value <= top; value += step) {
-    const text = Number(value.toPrecision(3)).toLocaleString("en");
     grid += `M${left},${y(value)}H${width}`;
-    labels += `<text class="y" x="${left - em / 2}" y="${y(value) + em / 3}">${text}</text>`;
+    labels += `<text class="y" x="${left - em / 2}" y="${y(value) + em / 3}">${value}</text>`;
   }
   for (let minute = Math.ceil(start / 60) * 60; minute < start + speed.length; minute += 60) {
     grid += `M${x(minute)},${y(top)}V${y(0)}`;
@@ -94,16 +92,17 @@ function draw() {
     const text = clockTime(minute, "short");
     labels += `<text x="${x(minute)}" y="${height - em / 2}">${text}</text>`;
   }
-  let line = "", area = ""; // a gap where nothing was mined
+  let area = ""; // with a gap where nothing was mined
   speed.forEach((value, i) => {
     if (!value) return;
-    const [isFirst, isLast] = [!speed[i - 1], !speed[i + 1]];
-    const point = `${x(start + i).toFixed(1)},${y(value).toFixed(1)}`;
-    line += `${isFirst ? "M" : "L"}${point}${isLast ? "h0" : ""}`;
-    area += `${isFirst ? `M${x(start + i)},${y(0)}L` : "L"}${point}${isLast ? `V${y(0)}Z` : ""}`;
+    if (!speed[i - 1]) area += `M${x(start + i)},${y(0)}`;
+    area += `L${x(start + i).toFixed(1)},${y(value).toFixed(1)}`;
+    if (!speed[i + 1]) area += `V${y(0)}Z`;
   });
-  svg.innerHTML = `<path class="grid" d="${grid}"/>${labels}<path class="area" d="${area}"/>` +
-    `<path class="line" d="${line}"/><path class="cursor"/>`;
+  svg.innerHTML = `<path class="grid" d="${grid}"/>${labels}` +
+    `<path class="area" d="${area}"/><path class="cursor"/>`;
+  svg.setAttribute("aria-label", `Chart of the hashes per second in the last ${speed.length} ` +
+    `seconds: now ${digits(speed.at(-1))}, at most ${digits(Math.max(...speed))}`);
   showValue();
 }
 
@@ -129,17 +128,16 @@ new ResizeObserver(() => answer && draw()).observe(svg);
 // The questions to webui
 
 function showError(text) {
-  show("speed", "–");
-  showState(`${text} Trying again each second.`, "error");
+  showSpeed("–", `${text} Trying again each second.`, "error");
 }
 
 async function poll() {
   try {
     const response = await fetch("speed", { signal: AbortSignal.timeout(TIMEOUT) });
     if (response.status !== 503) showNumbers(await response.json());
-    else showError("Redis is unreachable, so there are no numbers.");
+    else showError("Redis is unreachable.");
   } catch {
-    showError("webui does not answer.");
+    showError("webui is unreachable.");
   }
   clearTimeout(timer); // of an answer that came meanwhile
   timer = setTimeout(poll, PERIOD);
