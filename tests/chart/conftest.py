@@ -38,30 +38,37 @@ def stack(chromium, tmp_path_factory):
         stack.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def open_page(chromium):
-    """Opens a page as a browser of its own, and notes what it asks for and its console's errors."""
-    contexts = []
+    """Opens pages that are closed after the test."""
+    pages = []
 
-    def open_page(url, width=1280, height=800, **settings):
-        context = chromium.new_context(viewport={"width": width, "height": height}, **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.asked, page.errors = [], []
-        page.on("response", lambda answer: page.asked.append(answer))
-        page.on("console", lambda m: m.type in ("error", "warning") and page.errors.append(m.text))
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.add_init_script(WRONG_CLOCK)
-        page.add_init_script(ANNOUNCED)
-        page.goto(url)
-        return page
+    def open_page(url, *size, **settings):
+        pages.append(new_page(chromium, url, *size, **settings))
+        return pages[-1]
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.context.close()
 
 
 @pytest.fixture(scope="session")
-def page(stack, open_page):
+def page(stack, chromium):
     """The page that is open all along."""
-    return open_page(stack.url("webui"))
+    page = new_page(chromium, stack.url("webui"))
+    yield page
+    page.context.close()
+
+
+def new_page(chromium, url, width=1280, height=800, **settings):
+    """Return a page in a browser of its own; it notes answers and the console's errors."""
+    context = chromium.new_context(viewport={"width": width, "height": height}, **settings)
+    page = context.new_page()
+    page.asked, page.errors = [], []
+    page.on("response", lambda answer: page.asked.append(answer))
+    page.on("console", lambda m: m.type in ("error", "warning") and page.errors.append(m.text))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.add_init_script(WRONG_CLOCK)
+    page.add_init_script(ANNOUNCED)
+    page.goto(url)
+    return page
