@@ -212,7 +212,7 @@ def pipeline(service):
     exchange(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
 
 
-def send_what_nobody_reads(service):
+def send_body_to_healthz(service):
     with connect(service) as sock:
         sock.sendall(b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 104857600\r\n\r\n")
         for _ in range(100):
@@ -222,7 +222,7 @@ def send_what_nobody_reads(service):
 @pytest.mark.parametrize(
     ("count", "client"),
     [(500, idle), (100, a_byte_a_second), (5, send_malformed), (3, pipeline),
-     (3, send_what_nobody_reads)],
+     (3, send_body_to_healthz)],
 )  # fmt: skip
 def test_clients_that_ask_for_nothing_leave_mining_9_tenths_of_its_rate(app, usual, count, client):
     assert best_of_4(lambda: survives(app, count, client), 0.9 * usual) >= 0.9 * usual

@@ -67,8 +67,8 @@ def test_mining_is_back_within_5_s_of_each_service_killed_and_started_again(real
     workers = [f"worker.{i}" for i in range(5)]
     real.start("webui").ready().start(*workers)
     mines(real, 8, 10)
-    for turn in range(ROUNDS):
-        for name in ("rng", "hasher", "webui", workers[turn % 5]):
+    for number in range(ROUNDS):
+        for name in ("rng", "hasher", "webui", workers[number % 5]):
             real.stop(name, signal.SIGKILL)
             real.start(name)
             mines(real, 8)
@@ -147,12 +147,12 @@ def test_first_attempt_that_reaches_redis_after_its_retry_counts_nothing_twice(r
 
 
 def test_killed_worker_counts_no_unit_too_many(real):
-    for turn in range(ROUNDS):
-        real.start(f"worker.{turn}")
+    for number in range(ROUNDS):
+        real.start(f"worker.{number}")
         mines(real, 3, 10)
         before = real.hashes()
         wait_until(lambda before=before: real.hashes() > before, 5, "a count")
-        real.stop(f"worker.{turn}", signal.SIGKILL)
+        real.stop(f"worker.{number}", signal.SIGKILL)
         wait_until(lambda: real.logged() <= real.hashes() <= real.served(), 2, "none too many")
     assert real.served() - real.hashes() <= 5 * ROUNDS
 

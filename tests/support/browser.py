@@ -17,7 +17,7 @@ def find():
 
 @contextmanager
 def browser():
-    """A Chromium without a window that asks nobody but the page's own server."""
+    """A headless Chromium that makes no requests of its own."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=find(), args=QUIET.split())
         yield chromium
