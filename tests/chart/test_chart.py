@@ -311,7 +311,7 @@ def test_fewer_workers_are_a_ramp_of_two_seconds_drawn_within_5_s(stack):
     for name in NINE:
         stack.processes[name].terminate()
     for name in NINE:
-        assert stack.stop(name)[0] == 0
+        assert stack.processes.pop(name).wait(5) == 0
     stopped = time.time()  # the last one has ended its unit of work
 
     def newest():
