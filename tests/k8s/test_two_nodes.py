@@ -60,9 +60,11 @@ def test_node_that_dies_stops_mining_for_a_minute_at_most_and_no_hash_is_counted
     stopped = last_logs(second)
     total = second.mining()
     assert len(dead) == 5 and len(stopped) == 12
-    for log in stopped.values():  # ended by SIGTERM: exactly
-        assert done(log) == counted(log), log[-1000:]
-    rest = total - sum(map(counted, stopped.values()))  # what the dead have counted
+    # Ended by SIGTERM: exactly; but a followed log can lose a line when its container ends.
+    for log in stopped.values():
+        assert abs(done(log) - counted(log)) <= 1, log[-1000:]
+    ended = sum(max(done(log), counted(log)) for log in stopped.values())
+    rest = total - ended  # what the dead have counted
     logs = dead.values()
     # At most one count of each was not logged any more, and the line of one unit.
     assert sum(map(counted, logs)) <= rest <= sum(map(done, logs)) + len(logs)
