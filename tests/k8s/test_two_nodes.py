@@ -4,7 +4,7 @@ import re
 import time
 
 from support import wait_until
-from support.cluster import is_ready, logs_on_disk, only, run
+from support.cluster import NODES, is_ready, logs_on_disk, only, run
 
 
 def counted(log):
@@ -41,20 +41,23 @@ def test_node_that_dies_stops_mining_for_a_minute_at_most_and_no_hash_is_counted
         second.scale(worker=12)
     assert second.nodes("worker").count("node2") == 2
 
-    second.scale(rng=0)  # so nothing more is mined, and what was finished is counted
+    def logs():
+        """Return the logs of the workers that are there, by name."""
+        found = {}
+        for node in NODES:
+            found |= logs_on_disk(node, second.namespace, "worker")
+        return {name: found[name] for name in second.names("worker")}
 
     def all_counted():
-        """The logs of the workers, by name, once each has counted all its units of work."""
-        found = {}
-        for node in ("node1", "node2"):
-            found |= logs_on_disk(node, second.namespace, "worker")
-        alive = {name: found[name] for name in second.names("worker")}
-        return all(done(log) == counted(log) > 0 for log in alive.values()) and alive
+        """Return these logs once each worker has counted all its units of work."""
+        found = logs()
+        return all(done(log) == counted(log) for log in found.values()) and found
 
+    wait_until(lambda: all(map(done, logs().values())), 60, "each worker is mining")
+    second.scale(rng=0)  # so nothing more is mined, and what was finished is counted
     alive = wait_until(all_counted, 60, "each worker has counted all its units of work")
     total = second.mining()
     assert len(dead) == 5 and len(alive) == 12
     rest = total - sum(map(counted, alive.values()))  # what the dead have counted
-    logs = dead.values()
     # At most one count of each was not logged any more, and the line of one unit.
-    assert sum(map(counted, logs)) <= rest <= sum(map(done, logs)) + len(logs)
+    assert sum(map(counted, dead.values())) <= rest <= sum(map(done, dead.values())) + len(dead)

@@ -291,43 +291,59 @@ class Visitor(threading.Thread):
 class Departures:
     """Watches pods end: how long each took from the order until its container had ended.
 
-    Kubernetes gives both times in whole seconds.
+    Of the end containerd tells: the kubelet may remove a container before it has told Kubernetes.
     """
 
     def __init__(self, copy, app):
-        ended = "{.status.containerStatuses[0].state.terminated.%s}"
-        columns = "{.metadata.name} {.metadata.deletionTimestamp} "
-        columns += "{.metadata.deletionGracePeriodSeconds} " + ended % "finishedAt" + " "
-        columns += ended % "exitCode" + '{"\\n"}'
-        self.ordered, self.ended, self.env = {}, {}, copy.environment()
-        self.watch = ["kubectl", "get", "pods", "-l", f"app={app}", "-w"]
-        self.watch += ["-o", f"jsonpath={columns}"]
+        self.copy, self.app, self.ordered, self.ended = copy, app, {}, {}
 
     def __enter__(self):
-        self.stream = subprocess.Popen(self.watch, env=self.env, stdout=subprocess.PIPE, text=True)
-        lines = self.stream.stdout
-        self.reader = threading.Thread(target=lambda: [self.read(line) for line in lines])
-        self.reader.start()
+        self.pod_of = {  # by the ID of its container
+            pod["status"]["containerStatuses"][0]["containerID"]: pod["metadata"]["name"]
+            for pod in self.copy.pods(self.app)
+        }
+        columns = "{.metadata.name} {.metadata.deletionTimestamp} "
+        columns += '{.metadata.deletionGracePeriodSeconds}{"\\n"}'
+        pods = ["kubectl", "get", "pods", "-l", f"app={self.app}", "-w"]
+        events = ["timeout", "200", "ctr", "-n", "k8s.io", "events"]
+        self.streams = [self.follow(self.read_order, *pods, "-o", f"jsonpath={columns}")]
+        for node in NODES:
+            self.streams.append(self.follow(self.read_end, "docker", "exec", node, *events))
         wait_until(lambda: self.ordered, 30, "the list that the watch begins with")
         return self
 
-    def read(self, line):
-        """Note what a line says: when the pod was ordered to terminate, when it ended and how."""
-        pod, deadline, grace, finished, code = line.rstrip("\n").split(" ")
+    def follow(self, read, *command):
+        """Have each line that a command prints read, in a thread."""
+        env = self.copy.environment()
+        stream = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        reader = threading.Thread(target=lambda: [read(line) for line in stream.stdout])
+        reader.start()
+        return stream, reader
+
+    def read_order(self, line):
+        """Note when a pod was ordered to terminate, which Kubernetes gives in whole seconds."""
+        pod, deadline, grace = line.rstrip("\n").split(" ")
         if not self.ordered.get(pod):
             self.ordered[pod] = deadline and seconds(deadline) - int(grace)
-        if finished:
-            self.ended[pod] = seconds(finished), code
+
+    def read_end(self, line):
+        """Note when the container of a pod ended, and its exit code."""
+        topic, _, event = line.partition(" {")
+        if topic.endswith("/tasks/exit"):
+            event = json.loads("{" + event)
+            if pod := self.pod_of.get(f"containerd://{event['id']}"):
+                self.ended[pod] = time.time(), event.get("exit_status", 0)
 
     def wait_for(self, pods):
         """Wait until all these pods have ended with exit code 0, and return how long each took."""
         wait_until(
             lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods), 60, "the end"
         )
-        assert {self.ended[pod][1] for pod in pods} == {"0"}  # 137 would be SIGKILL
+        assert {self.ended[pod][1] for pod in pods} == {0}  # 137 would be SIGKILL
         return [self.ended[pod][0] - self.ordered[pod] for pod in pods]
 
     def __exit__(self, *_):
-        self.stream.terminate()
-        self.stream.wait()
-        self.reader.join()
+        for stream, reader in self.streams:
+            stream.terminate()
+            stream.wait()
+            reader.join()
