@@ -18,7 +18,8 @@ run: .venv/run.stamp ports
 	@honcho start -c worker=$(WORKERS),redis=$(if $(OWN_REDIS),0,1)
 
 test: .venv/test.stamp
-	pytest -q tests/unit tests/contract tests/chart
+	pytest -q -n 4 tests/unit
+	pytest -q tests/contract tests/chart
 
 test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp
 	pytest -q tests/$*
