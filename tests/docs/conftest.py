@@ -69,13 +69,18 @@ def shell(*command, typed="", timeout=600):
     return done.stdout
 
 
+def kubeadm_up(*words):
+    """Run the testbed's kubeadm-up; a first time it compiles Kubernetes."""
+    shell(f"{os.environ['TESTBED']}/kubeadm-up", *words, timeout=1800)
+
+
 class Course:
     """The chapters on the nodes, and what they leave behind."""
 
     def __init__(self, folder, blank):
         """Make the nodes, blank or with a cluster, and get the code as docs/README.md says."""
         self.passed = False  # the chapter before: what is there is not known otherwise
-        shell(f"{os.environ['TESTBED']}/kubeadm-up", *(["nodes"] if blank else []), timeout=1800)
+        kubeadm_up(*(["nodes"] if blank else []))
         git = ["git", f"--git-dir={folder}/here.git", f"--work-tree={ROOT}"]
         author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         shell(*git, "init", "-q")
@@ -123,6 +128,8 @@ class Course:
                 self.sweep()
         self.passed = False
         self.blocks += self.run(chapter)
+        if chapter.stem == CLUSTER:
+            kubeadm_up("config")  # its cluster is of use to this machine, too
         if end.lstrip().startswith("the same"):
             end = start
         if APPLIED in end:
