@@ -29,7 +29,7 @@ SUBSTITUTES = [
     ),
     ("weave-net", "flat-network"),
     (
-        "https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml",
+        "https://github.com/kubernetes-sigs/metrics-server/releases/download/v0.7.2/components.yaml",
         "file:///root/metrics-server.yaml",
     ),
     (  # see the head of k8s/prometheus/prometheus.yaml
