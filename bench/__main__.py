@@ -1,4 +1,4 @@
-"""`make bench` measures DockerCoins, with AGAINST=FOLDER alternating with another version."""
+"""`make bench` measures DockerCoins, with AGAINST=FOLDER alternating with another one."""
 
 import os
 import signal
