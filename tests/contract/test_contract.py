@@ -168,7 +168,7 @@ def test_one_worker_mines_at_3_1_to_3_34_even_with_20_idle_connections_to_rng(st
 
 def test_ten_workers_queue_at_rng_and_not_at_hasher_or_at_healthz(stack, workers):
     workers(10)
-    wait_until(lambda: seconds_of(stack.url("rng")) > 0.5, 10, "the queue is there")
+    wait_until(lambda: seconds_of(stack.url("rng")) > 0.5, 10, "a queue at rng")
     mines_at(stack, 8, 9.5, 10.05)
     paths = [("rng", "/"), ("hasher", "/"), ("rng", "/healthz"), ("hasher", "/healthz")]
     rng, *others = (

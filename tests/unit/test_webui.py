@@ -14,15 +14,15 @@ def webui(client, redis_port):
 
 
 @pytest.fixture(scope="module")
-def alone(client):
+def without_redis(client):
     """A webui whose Redis refuses connections."""
     return client("webui", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
 
 
-def test_index_is_a_relative_redirect_to_the_page(alone):
-    answer = alone.get("/")
+def test_index_is_a_relative_redirect_to_the_page(without_redis):
+    answer = without_redis.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "index.html")
-    assert alone.get("/index.html").mimetype == "text/html"
+    assert without_redis.get("/index.html").mimetype == "text/html"
 
 
 def test_json_has_three_fields_and_hashes_is_null_before_the_first(webui):
@@ -65,10 +65,10 @@ def test_speed_advances_with_time(webui, db):
 
 
 @pytest.mark.parametrize("path", ["/json", "/speed"])
-def test_redis_unreachable_is_503_in_json(alone, path):
-    answer = alone.get(path)
+def test_redis_unreachable_is_503_in_json(without_redis, path):
+    answer = without_redis.get(path)
     assert (answer.status_code, list(answer.json)) == (503, ["error"])
-    assert alone.get("/healthz").text == "ok\n"
+    assert without_redis.get("/healthz").text == "ok\n"
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_redis_unreachable_is_503_in_json(alone, path):
         ("GET", "/uplot/x", 404),
     ],
 )
-def test_other_requests_get_a_one_line_error(alone, method, path, status):
-    answer = alone.open(path, method=method)
+def test_other_requests_get_a_one_line_error(without_redis, method, path, status):
+    answer = without_redis.open(path, method=method)
     assert (answer.status_code, answer.mimetype) == (status, "text/plain")
     assert answer.text.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", PAGE)
-def test_every_answer_has_the_security_headers(alone, path):
-    headers = alone.get(path).headers
+def test_every_answer_has_the_security_headers(without_redis, path):
+    headers = without_redis.get(path).headers
     assert "default-src 'self'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
