@@ -6,7 +6,7 @@ SERVICES := rng hasher webui worker
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# Where the processes of `make run` find each other; a Redis of one's own may be named.
+# How the processes of `make run` find each other; REDIS_URL may name another Redis.
 run: export RNG_URL = http://127.0.0.1:8001
 run: export HASHER_URL = http://127.0.0.1:8002
 run: export REDIS_URL := $(or $(REDIS_URL),redis://127.0.0.1:8003)
@@ -24,16 +24,16 @@ test: .venv/test.stamp
 test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp
 	pytest -q tests/$*
 
-bench: # AGAINST=FOLDER: another DockerCoins beside it. KUBECONFIG: on a cluster, too. QUICK=1: once
+bench: # AGAINST=FOLDER: compare with that DockerCoins. KUBECONFIG: also on a cluster. QUICK=1: one short run
 	@$(PYTHON) bench
 
 lint: .venv/tools.stamp
 	pre-commit run --all-files
 
-wheels: .venv/tools.stamp # make run compiles nothing: asks the package index for each Python and platform
+wheels: .venv/tools.stamp # checks that each package of make run has a wheel; asks the package index
 	tools/wheels.sh
 
-audit: .venv/tools.stamp # known vulnerabilities of what is pinned; asks the advisory database
+audit: .venv/tools.stamp # finds known vulnerabilities in the pinned packages; asks the advisory database
 	for s in $(SERVICES); do pip-audit --strict --disable-pip -r $$s/requirements.txt || exit; done
 
 check:
@@ -62,10 +62,10 @@ ports:
 release: # VERSION=v1.1: sets the version in all files
 	$(PYTHON) tools/release.py "$(VERSION)"
 
-manifest: # REGISTRY=ghcr.io/alice/dockercoins: all of k8s/ as one, with the images from there
+manifest: # REGISTRY=ghcr.io/alice/dockercoins: prints k8s/*.yaml as one file, with the images from there
 	@sed -s 's|127.0.0.1:30500/dockercoins|$(REGISTRY)|; $$a ---' k8s/*.yaml
 
-# The pinned requirements, anew.
+# Pins all requirements at their newest releases.
 LOCK := uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11.0 --no-header --no-annotate
 lock: .venv/tools.stamp
 	for f in $(SERVICES) run tests tools; do \

@@ -1,4 +1,4 @@
-"""`make bench` measures DockerCoins; with AGAINST=FOLDER another one beside it, alternating."""
+"""`make bench` measures DockerCoins, with AGAINST=FOLDER alternating with another one."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ RUNS = 1 if QUICK else 3
 
 
 def noting(values):
-    """Return a function that adds a figure to `values`, and prints it."""
+    """Return a function that adds a figure to `values` and prints it."""
 
     def note(title, value):
         values[title].append(value)
@@ -31,7 +31,7 @@ def main(other):
     if other:
         figures[App(Path(other).resolve(), "benchagainst")] = defaultdict(list)
     if not IS_ROOT:
-        print("bench: not root, no figures of memory", file=sys.stderr)
+        print("bench: not root, so memory is not measured", file=sys.stderr)
     try:
         for number in range(-1, RUNS):
             for app, values in list(figures.items())[:: 1 if number % 2 else -1]:

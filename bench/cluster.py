@@ -17,7 +17,7 @@ def kubectl(*args):
 
 
 def scale(name, replicas):
-    """Scale a Deployment; return the seconds until there are so many pods, all ready."""
+    """Scale a Deployment; return the seconds until it has exactly `replicas` pods, all ready."""
     begun, label = time.monotonic(), f"app={name}"
     kubectl("scale", "deployment", name, f"--replicas={replicas}")
     kubectl("rollout", "status", "deployment", name, "--timeout=120s")
@@ -27,7 +27,7 @@ def scale(name, replicas):
 
 
 def measure_cluster(note, runs):
-    """Note how long scaling takes, and the rates with more than one rng."""
+    """Record how long scaling takes, and the rates with one and more rng."""
     names = {"REGISTRY": REGISTRY, "TAG": "bench"}
     run("kubectl", "apply", "-f", f"{ROOT}/k8s/registry/")
     run("kubectl", "-n", "registry", "rollout", "status", "deployment", "registry")
@@ -47,7 +47,7 @@ def measure_cluster(note, runs):
             note("kubectl scale from 1 to 10 workers, s", scale("worker", 10))
             for replicas in (1, 2, 5):
                 scale("rng", replicas)
-                rate(webui, seconds=2)  # requests that wait at one rng spread
+                rate(webui, seconds=2)  # until the requests queued at one rng are done
                 title = f"Kubernetes, 10 workers, {replicas} rng, hashes/s"
                 note(title, rate(webui))
             scale("rng", 1)

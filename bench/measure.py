@@ -1,4 +1,4 @@
-"""Measures a DockerCoins in containers: any folder with a Compose file and the five services."""
+"""Measures DockerCoins in containers: any folder with a Compose file of the five services."""
 
 import json
 import os
@@ -16,16 +16,16 @@ SERVICES = ("rng", "hasher", "webui", "worker", "redis")
 NO_DELAYS = {f"{name}_DELAY": "0" for name in ("RNG", "HASHER", "WORKER")}
 PORT = 8000  # of webui, on this machine
 QUICK = bool(os.environ.get("QUICK"))
-SECONDS = 6 if QUICK else 20  # that a rate is measured for
-IS_ROOT = os.geteuid() == 0  # may read the memory of processes in containers
+SECONDS = 6 if QUICK else 20  # for which a rate is measured
+IS_ROOT = os.geteuid() == 0  # only root may read the memory use of containers
 
 
 class Failed(Exception):
-    """What ends the benchmark with one line."""
+    """Ends the benchmark with a one-line message."""
 
 
 def run(*command, timeout=600, folder=None, **env):
-    """Return what a command prints; settings of whoever runs the benchmark stay out of it."""
+    """Run a command without DEBUG and delays from the environment, and return its output."""
     clean = {k: v for k, v in os.environ.items() if not re.fullmatch("DEBUG|.*_DELAY", k)}
     done = subprocess.run(
         command, cwd=folder, env=clean | env, capture_output=True, text=True, timeout=timeout
@@ -36,7 +36,7 @@ def run(*command, timeout=600, folder=None, **env):
 
 
 def wait_until(condition, seconds, what):
-    """Wait until `condition()` is true, and return how long that took (s)."""
+    """Wait until `condition()` is true and return how long that took (s)."""
     begun = time.monotonic()
     while not condition():
         if time.monotonic() - begun > seconds:
@@ -46,7 +46,7 @@ def wait_until(condition, seconds, what):
 
 
 def hashes(address=f"127.0.0.1:{PORT}"):
-    """Return the counter as webui has it; 0 if it does not answer."""
+    """Return the counter that webui reports, or 0 if it does not answer."""
     try:
         with urllib.request.urlopen(f"http://{address}/json", timeout=2) as answer:
             return int(json.load(answer)["hashes"] or 0)
@@ -55,7 +55,7 @@ def hashes(address=f"127.0.0.1:{PORT}"):
 
 
 def rate(*address, seconds=SECONDS):
-    """Return the hashes/s from a step of the counter to one at least `seconds` later."""
+    """Return hashes/s, measured between two steps of the counter at least `seconds` apart."""
 
     def step():
         before = hashes(*address)
@@ -77,13 +77,13 @@ class App:
             raise Failed(f"{folder} has no Compose file")
 
     def compose(self, *args, **env):
-        """Run Compose, and return how long that took (s)."""
+        """Run Compose and return how long that took (s)."""
         begun, names = time.monotonic(), {"REGISTRY": self.project, "TAG": "bench"}
         run(*COMPOSE, "-p", self.project, *args, folder=self.folder, **names, **env)
         return time.monotonic() - begun
 
     def up(self, workers, **env):
-        """Run so many workers and wait until they count; return how long Compose took (s)."""
+        """Start `workers` workers and wait until they count; return how long Compose took (s)."""
         took, before = self.compose("up", "-d", "--scale", f"worker={workers}", **env), hashes()
         wait_until(lambda: hashes() > before + 3 * workers, 30, f"{workers} workers mine")
         return took
@@ -93,7 +93,7 @@ class App:
         self.compose("down", "-v", "--remove-orphans", "-t", "5")
 
     def processes(self, service):
-        """Return the folders in /proc of the processes of a service."""
+        """Return the /proc/PID folders of a service's processes."""
         label = f"label=com.docker.compose.project={self.project}"
         only = f"label=com.docker.compose.service={service}"
         found = run("docker", "ps", "-q", "--filter", label, "--filter", only).split()
@@ -107,7 +107,7 @@ class App:
         return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
     def busy(self, *services):
-        """Return how much of a core (%) services use in the next seconds."""
+        """Return how much of a core (%) services use during the next SECONDS."""
         begun, before = time.monotonic(), self.cpu(*services)
         time.sleep(SECONDS)
         return 100 * (self.cpu(*services) - before) / (time.monotonic() - begun)
@@ -118,13 +118,13 @@ class App:
         return sum(int(re.search(r"^Pss: +(\d+)", each, re.M)[1]) for each in rollups) * 1024 / 1e6
 
     def busy_with_pages(self, pages):
-        """Return how much of a core (%) webui and redis use while so many pages are open."""
+        """Return how much of a core (%) webui and redis use while `pages` pages are open."""
         browser, end = HTTPConnection("127.0.0.1", PORT, timeout=5), time.monotonic() + SECONDS + 3
-        browser.request("GET", "/speed")  # once a second; /json where that is all there is
+        browser.request("GET", "/speed")  # a page polls it, or /json where it does not exist
         path = "/speed" if browser.getresponse().status == 200 else "/json"
 
         def page(number):
-            time.sleep(number / pages)  # they were not opened at the same moment
+            time.sleep(number / pages)  # so that pages do not poll in step
             browser = HTTPConnection("127.0.0.1", PORT, timeout=5)
             while time.monotonic() < end:
                 asked = time.monotonic()
@@ -142,7 +142,7 @@ class App:
 
 
 def received():
-    """Return how many MB this machine has received from others."""
+    """Return how many MB this machine has received over the network."""
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
     counts = {name.strip(): int(rest.split()[0]) for name, rest in (x.split(":") for x in lines)}
     own = ("lo", "docker", "br-", "veth")
@@ -150,14 +150,14 @@ def received():
 
 
 def measure_build(app, note):
-    """Build with an empty cache. The base images have to be there: pulling comes on top."""
+    """Record a build with an empty cache; the base images must have been pulled already."""
     before = received()
     note("first build, s", app.compose("build", "--no-cache"))
     note("first build, MB of packages", received() - before)
 
 
 def measure(app, note):
-    """Note all that one run finds out about an application."""
+    """Record the figures of one run of an application."""
     begun = time.monotonic()
     app.compose("up", "-d")
     wait_until(hashes, 60, "the first hash is counted")

@@ -1,4 +1,4 @@
-"""The figures as a table."""
+"""Formats the figures as a table."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from measure import run
 
-# 0.3 s a hash, 0.1 s of it at rng; with several of these, a simulation of random picks.
+# In theory: 0.3 s a hash, 0.1 s of it at rng. With several rng: a simulation of random picks.
 LIMITS = {
     "1 worker, hashes/s": 3.33,
     "2 workers, hashes/s": 6.67,
@@ -20,19 +20,19 @@ LIMITS = {
 
 
 def show(value):
-    """Return three digits of a figure."""
+    """Return a figure with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def cells(values):
-    """Return the median of some values, and the lowest and the highest if there are several."""
+    """Return the median of values, with the lowest and the highest if there are several."""
     if len(values) < 2:
         return "".join(map(show, values))
     return f"{show(statistics.median(values))} ({show(min(values))} to {show(max(values))})"
 
 
 def table(ours, theirs):
-    """Return the Markdown table of all figures; those of another application with their ratio."""
+    """Return the figures as a Markdown table, with those of `theirs`, if any, and the ratio."""
     lines = ["| | median (lowest to highest) | limit |", "| --- | --- | --- |"]
     if theirs:
         lines = [f"{lines[0]} against | ratio |", f"{lines[1]} --- | --- |"]
@@ -47,7 +47,7 @@ def table(ours, theirs):
 
 
 def machine():
-    """Return what was measured on, and when."""
+    """Return the date, the machine and its version of Docker."""
     cpu = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.M)
     engine = run("docker", "version", "--format", "{{.Server.Version}}").strip()
     kind = f" ({cpu[1]})" if cpu else ""

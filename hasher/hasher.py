@@ -15,12 +15,12 @@ if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
     sys.exit(f"HASHER_DELAY is {DELAY!r}, but must be 0 to 30 seconds, such as 0.1")
 
 app = Flask(__name__, static_folder=None)
-app.config["MAX_CONTENT_LENGTH"] = 1024**2  # bytes; a longer body is 413
+app.config["MAX_CONTENT_LENGTH"] = 1024**2  # bytes; a longer body gets a 413
 
 
 @app.get("/")
 def index():
-    """Return which container answers, at once."""
+    """Return the name of the container."""
     return Response(f"HASHER running on {socket.gethostname()}\n", mimetype="text/plain")
 
 
@@ -30,7 +30,7 @@ def hash_body():
     if "Transfer-Encoding" in request.headers:
         abort(411, "Send the body with a Content-Length, not in chunks.")
     body = request.get_data()
-    if len(body) < (request.content_length or 0):  # the client closed early, gunicorn is silent
+    if len(body) < (request.content_length or 0):  # gunicorn does not report an early close
         abort(400, "The body is shorter than its Content-Length.")
     time.sleep(float(DELAY))
     return Response(hashlib.sha256(body).hexdigest(), mimetype="text/plain")

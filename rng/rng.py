@@ -13,18 +13,18 @@ from werkzeug.exceptions import HTTPException
 DELAY = os.environ.get("RNG_DELAY", "0.1")  # seconds that a draw takes
 if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
     sys.exit(f"RNG_DELAY is {DELAY!r}, but must be 0 to 30 seconds, such as 0.1")
-MAX_BYTES = 1024**2  # that one request may draw
+MAX_BYTES = 1024**2  # the most that one request may draw
 
 app = Flask(__name__, static_folder=None)
 
-# The bottleneck of the workshop: `/` and `/N` wait for all requests that came before. It is a
-# rule of the application; a server with a single thread would stop at one idle connection.
+# The workshop's bottleneck: `/` and `/N` wait for all earlier requests. It is a lock, because a
+# single-threaded server would also be blocked by one idle connection.
 one_at_a_time = Lock()
 
 
 @app.get("/")
 def index():
-    """Return which container answers; `httping` shows how long the queue is."""
+    """Return the name of the container; `httping` shows how long the queue is."""
     with one_at_a_time:
         return Response(f"RNG running on {socket.gethostname()}\n", mimetype="text/plain")
 

@@ -1,11 +1,11 @@
-"""The Redis of `make run`: fakeredis, in memory, forgotten at the end."""
+"""The Redis of `make run`: fakeredis, which keeps its data in memory only."""
 
 import os
 import signal
 
 from fakeredis import TcpFakeServer
 
-# Workers count what they have finished when they are stopped, so Redis ends 2 s later.
+# Workers count what they have finished when they are stopped, so Redis stops 2 s later.
 for number in signal.SIGTERM, signal.SIGINT:
     signal.signal(number, lambda *_: signal.alarm(2))
 signal.signal(signal.SIGALRM, lambda *_: os._exit(0))

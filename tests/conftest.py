@@ -26,10 +26,10 @@ def client():
 
 @pytest.fixture(scope="session")
 def composes():
-    """The Composes that are installed, by name, with an engine that answers."""
+    """The installed versions of Compose, {name: command}; a Docker Engine must answer."""
     from support.engine import COMPOSES, works
 
-    assert works("docker", "info"), "no Docker Engine answers: these tests need one"
+    assert works("docker", "info"), "these tests need a Docker Engine, and none answers"
     found = {name: command for name, command in COMPOSES.items() if works(*command, "version")}
     assert found, "neither docker-compose nor docker compose is installed"
     return found
@@ -37,14 +37,14 @@ def composes():
 
 @pytest.fixture(scope="session")
 def built(composes):
-    """The first Compose, with the four images built; at the end nothing of the tests is left."""
+    """The application under the first Compose, images built; afterwards nothing of it is left."""
     from support.engine import LABEL, App, docker
 
     def left(*command):
         return docker(*command, "--filter", f"label={LABEL}").split()
 
     app = App(next(iter(composes.values())))
-    for container in left("ps", "-aq"):  # by an interrupted run
+    for container in left("ps", "-aq"):  # left by an interrupted run
         docker("rm", "-f", "-v", container)
     app.down()
     app.compose("build", timeout=240)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def release(root, new):
-    """Replace the version that docker-compose.yml names by `new` in all files of the repository."""
+    """Replace the version in docker-compose.yml with `new` in all files of the repository."""
     if not re.fullmatch(r"v\d+\.\d+", new):
         sys.exit(f"VERSION is {new!r}, but must be like v1.1")
     old = re.search(r"TAG:-(v[\d.]+)}", (root / "docker-compose.yml").read_text())[1]
@@ -19,7 +19,7 @@ def release(root, new):
         if name == "CHANGELOG.md":
             heading = "## [Unreleased]\n"
             changed = text.replace(heading, f"{heading}\n## [{new}] - {date.today()}\n")
-        else:  # the version by itself, not a part of another one
+        else:  # the version by itself, not as part of another one
             changed = re.sub(rf"(?<![\w.]){re.escape(old)}(?!\.?\w)", new, text)
         if changed != text:
             file.write_text(changed)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fails unless all that `make run` installs has wheels for each Python and platform it is promised for.
+# Fails unless each package of `make run` has a wheel for every supported Python and platform.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -12,7 +12,7 @@ monkey.patch_all()  # before preload_app imports the application
 
 
 class AccessLog(Logger):
-    """The access log without the probes, which would fill it."""
+    """The access log without the health probes, which would flood it."""
 
     def access(self, resp, req, environ, request_time):
         if environ.get("PATH_INFO") != "/healthz":
@@ -24,9 +24,9 @@ if not re.fullmatch(r"[0-9]{1,5}", PORT) or not 1 <= int(PORT) <= 65535:
     sys.exit(f"PORT is {PORT!r}, but must be 1 to 65535")
 bind = f"[::]:{PORT}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{PORT}"
 worker_class, workers = "gevent", 1  # an idle client costs a greenlet; WEB_CONCURRENCY is ignored
-keepalive = 0  # a connection per request: a body that is not read ends with it
-preload_app = True  # a bad setting ends gunicorn instead of restarting its worker for ever
+keepalive = 0  # a connection per request: closing it discards an unread body
+preload_app = True  # a bad setting stops gunicorn instead of restarting its worker forever
 graceful_timeout = 1  # second to finish the requests in progress when stopped
-limit_request_fields = 64  # of 8 kB each: the time to parse grows with the square of the size
+limit_request_fields = 64  # of up to 8 kB: parsing time grows with the square of the total size
 accesslog, logger_class = "-", AccessLog
 control_socket_disable = True  # it would need a writable file system

@@ -10,8 +10,8 @@ import redis
 from flask import Flask, Response, jsonify, redirect
 from werkzeug.exceptions import HTTPException
 
-HISTORY = 250  # seconds that the chart shows, as the original's does
-SETTLE = 2.3  # seconds: a unit is spread over 1, counted within 1, and some in reserve
+HISTORY = 250  # seconds that the chart shows, as in the original
+SETTLE = 2.3  # seconds until a second is complete: 1 to spread a unit, 1 to count it, a reserve
 
 app = Flask(__name__, static_folder="files", static_url_path="")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://redis:6379")
@@ -26,13 +26,13 @@ db = redis.Redis.from_url(
 
 @app.get("/")
 def index():
-    """Redirect to the page, by a relative address, which holds behind a path prefix, too."""
+    """Redirect to the page by a relative URL, which also works behind a path prefix."""
     return redirect("index.html")
 
 
 @app.get("/json")
 def numbers():
-    """Return the size of the wallet, the counter as Redis has it, and Redis' time (s)."""
+    """Return the number of coins, the counter as stored in Redis, and Redis' time (s)."""
     pipe = db.pipeline(transaction=False)
     coins, hashes, (seconds, micros) = pipe.hlen("wallet").get("hashes").time().execute()
     return {"coins": coins, "hashes": hashes, "now": seconds + micros / 1e6}
@@ -46,7 +46,7 @@ def numbers_and_speed():
 
 @lru_cache(maxsize=1)
 def speed_json(_half_second):
-    """Return the answer to /speed, for half a second: open pages share a read of Redis."""
+    """Return the answer to /speed, cached for half a second: pages share a read of Redis."""
     current = numbers()
     end = int(current["now"] - SETTLE)
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
@@ -56,13 +56,13 @@ def speed_json(_half_second):
 
 @app.get("/healthz")
 def healthz():
-    """Return ok, also when Redis is unreachable: to restart webui would not help."""
+    """Return ok even if Redis is unreachable: restarting webui would not help."""
     return Response("ok\n", mimetype="text/plain")
 
 
 @app.after_request
 def security_headers(response):
-    """Let the page load and ask nothing but what webui serves."""
+    """Restrict the page to what webui serves."""
     response.headers["Content-Security-Policy"] = "default-src 'self'; base-uri 'none'"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"

@@ -1,4 +1,4 @@
-"""worker: mines. Draws bytes from rng, has hasher hash them, counts hashes and coins in Redis."""
+"""worker: gets bytes from rng and their hash from hasher, counts hashes and coins in Redis."""
 
 import logging
 import os
@@ -11,13 +11,13 @@ from collections import Counter
 import redis
 import requests
 
-HISTORY = 300  # seconds for which Redis keeps the speed: a little more than the chart shows
-TIMEOUT = 3, 30  # seconds to connect, and to read: 300 workers queue for 30 s at one rng
+HISTORY = 300  # seconds that Redis keeps the chart's data: a little more than the chart shows
+TIMEOUT = 3, 30  # seconds to connect and to read: 300 workers at one rng wait 30 s
 BYTES = {"Content-Type": "application/octet-stream"}
 
 
 def url(name, default):
-    """Return the environment variable `name`; unless it is a URL like `default`, exit."""
+    """Return the URL in the environment variable `name`, or exit if it is not like `default`."""
     value, scheme = os.environ.get(name, default), default.split("://")[0]
     host = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASS@HOST:PORT
     found = re.fullmatch(rf"{scheme}://{host}(/\d*)?", value, re.ASCII)
@@ -26,7 +26,7 @@ def url(name, default):
     return value.rstrip("/")
 
 
-DELAY = os.environ.get("WORKER_DELAY", "0.1")  # seconds of rest in a unit of work
+DELAY = os.environ.get("WORKER_DELAY", "0.1")  # seconds of sleep in each unit of work
 if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
     sys.exit(f"WORKER_DELAY is {DELAY!r}, but must be 0 to 30 seconds, such as 0.1")
 DRAW = requests.Request("GET", url("RNG_URL", "http://rng:80") + "/32").prepare()
@@ -35,12 +35,12 @@ REDIS_URL = url("REDIS_URL", "redis://redis:6379")
 REDIS = REDIS_URL.split("@")[-1]  # without the password, for the log
 db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
 http = requests.Session()
-http.trust_env = False  # there is no proxy between the services
+http.trust_env = False  # ignore http_proxy: there is none between services
 log = logging.getLogger("worker")
 
 
 def ask(request, expected, body=None):
-    """Return the body of the answer, a 200 that matches `expected`; else raise ValueError."""
+    """Return the body of the answer, a 200 that matches `expected`, or raise ValueError."""
     request.prepare_body(body, None)
     try:
         answer = http.send(request, timeout=TIMEOUT, allow_redirects=False)
@@ -54,9 +54,9 @@ def ask(request, expected, body=None):
 
 
 def speed(finished):
-    """Return how many hashes each second gets, of those finished at these times (s)."""
+    """Return {second: hashes} for hashes finished at these times (s)."""
     hashes = Counter()
-    # Each is spread over the second before it was finished: a steady worker is a flat line.
+    # Each is spread over the second before it was finished, so a steady worker draws a flat line.
     for moment in finished:
         hashes[int(moment)] += moment % 1
         hashes[int(moment) - 1] += 1 - moment % 1
@@ -64,13 +64,13 @@ def speed(finished):
 
 
 class Worker:
-    """Does units of work, and has Redis count each exactly once."""
+    """Does units of work and counts each exactly once in Redis."""
 
     def __init__(self):
         self.key = f"worker:{os.urandom(8).hex()}"  # in Redis: how many of its units are counted
         self.counted = 0  # units that Redis has confirmed
         self.finished = []  # when each unit since then was finished (s, time.monotonic)
-        self.coins = {}  # found since then; hash: bytes
+        self.coins = {}  # found since then, {hash: bytes}
         self.stopping = False
 
     def work(self):
@@ -85,17 +85,17 @@ class Worker:
             self.coins[digest] = data
 
     def count(self):
-        """Add to Redis what it has not counted yet, or raise RedisError.
+        """Add to Redis what is not counted yet, or raise RedisError.
 
-        A reply can get lost, so each attempt first reads what Redis has counted: it is
-        idempotent. If an earlier one reaches Redis late, WATCH aborts this one: it is retried.
+        A reply can get lost, so each attempt first reads how much is counted: retries are
+        idempotent. If an earlier attempt arrives late, WATCH aborts this one, which is retried.
         """
 
         def add(pipe):
             before = int(pipe.get(self.key) or 0)  # less than self.counted if Redis lost its data
             new = self.finished[max(0, before - self.counted) :]
-            now, micros = pipe.time()  # the clock of Redis, since the clocks of nodes differ
-            offset = now + micros / 1e6 - time.monotonic()  # from our clock to that one
+            now, micros = pipe.time()  # the clock of Redis, as the clocks of nodes differ
+            offset = now + micros / 1e6 - time.monotonic()  # from our clock to that of Redis
             pipe.multi()
             pipe.set(self.key, self.counted + len(self.finished), ex=86400)
             pipe.incrby("hashes", len(new))
@@ -111,7 +111,7 @@ class Worker:
         self.counted, self.finished, self.coins = self.counted + len(self.finished), [], {}
 
     def mine(self):
-        """Work until stopped, count about once a second and at the end, retry what fails."""
+        """Work until stopped, count about once a second and at the end, and retry what fails."""
         count_at, pause = 0, 0.1
         while not self.stopping:
             try:

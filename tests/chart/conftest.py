@@ -9,7 +9,7 @@ from support.processes import Stack
 
 # The page must not trust the browser's clock: here it is 3 hours slow.
 WRONG_CLOCK = "const right = Date.now; Date.now = () => right() - 3 * 3600 * 1000;"
-# When a screen reader announced something, in milliseconds since the page was opened.
+# When the text for screen readers changed, in milliseconds since the page was opened.
 ANNOUNCED = """addEventListener("DOMContentLoaded", () => {
   const times = window.announced = [];
   new MutationObserver(() => times.push(performance.now())).observe(
@@ -40,7 +40,7 @@ def stack(chromium, tmp_path_factory):
 
 @pytest.fixture
 def open_page(chromium):
-    """Opens pages that are closed after the test."""
+    """A function that opens pages, which are closed after the test."""
     pages = []
 
     def open_page(url, *size, **settings):
@@ -54,14 +54,14 @@ def open_page(chromium):
 
 @pytest.fixture(scope="session")
 def page(stack, chromium):
-    """The page that is open all along."""
+    """A page that stays open during all tests."""
     page = new_page(chromium, stack.url("webui"))
     yield page
     page.context.close()
 
 
 def new_page(chromium, url, width=1280, height=800, **settings):
-    """Return a page in a browser of its own; it notes answers and the console's errors."""
+    """Return a page in a new browser context that records answers and console errors."""
     context = chromium.new_context(viewport={"width": width, "height": height}, **settings)
     page = context.new_page()
     page.asked, page.errors = [], []

@@ -1,4 +1,4 @@
-"""What the page promises, in the order of an hour in the workshop, on one application."""
+"""What the page promises, on one application, in the order of a workshop."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import requests
 from support import wait_until
 from support.processes import free_port
 
-AWAY = 60 if os.environ.get("FULL") else 8  # seconds without Redis
+OUTAGE = 60 if os.environ.get("FULL") else 8  # seconds without Redis
 NINE = [f"worker.{i}" for i in range(2, 11)]  # with the first one, ten
 
 
@@ -30,13 +30,13 @@ def wait_for(page, script, seconds=8, arg=None):
 
 
 def wait_state(page, words, seconds):
-    """Wait until the page's state has these words."""
+    """Wait until the page's status line contains these words."""
     script = "(words) => document.getElementById('state').textContent.includes(words)"
     wait_for(page, script, seconds, words)
 
 
 def value_at(page, fraction):
-    """Return what the page writes when the pointer is at this fraction of the chart's width."""
+    """Return what the page shows when the pointer is at this fraction of the chart's width."""
     box = page.locator("#chart").bounding_box()
     page.mouse.move(box["x"] + fraction * box["width"], box["y"] + box["height"] / 2)
     return page.inner_text("#value")
@@ -45,7 +45,7 @@ def value_at(page, fraction):
 def assert_flat(stack, begin):
     """Assert that for 5 s from `begin` each second is within 5 % of the counter's rate.
 
-    One of three tries is enough: noise on the machine bends the line, and the truth with it.
+    One of three attempts is enough: other load on the machine changes the rate.
     """
     for _ in range(3):
         begin = max(begin, time.time())
@@ -54,7 +54,7 @@ def assert_flat(stack, begin):
         drawn = wait_until(
             lambda end=end: (found := speeds(stack)) and max(found) >= int(end) and found,
             5,
-            "drawn",
+            "the chart has it",
         )
         line = [hashes for second, hashes in drawn.items() if begin < second < int(end)]
         if all(abs(each - true) < 0.05 * true for each in line):
@@ -62,7 +62,7 @@ def assert_flat(stack, begin):
     raise AssertionError(f"{line}, counted {true}")
 
 
-# The contrast of text, or of a line, against the page, of each element of these selectors.
+# The contrast between the page's background and the text or line of each selected element.
 CONTRASTS = """(selectors) => {
     const light = (colour) => {
         const [r, g, b] = colour.match(/[0-9.]+/g).map((part) => part / 255)
@@ -78,14 +78,14 @@ CONTRASTS = """(selectors) => {
 }"""
 
 
-# What is there at once
+# What the page shows from the start
 
 
 def test_title_is_that_of_the_original(page):
     assert page.title() == "DockerCoins Miner WebUI"
 
 
-def test_page_loads_from_webui_alone_and_weighs_at_most_30_kb(stack, open_page):
+def test_page_loads_only_from_webui_and_at_most_30_kb(stack, open_page):
     page = open_page(stack.url("webui"))
     paths = {"/", "/index.html", "/page.css", "/page.js", "/favicon.svg", "/speed"}
 
@@ -101,7 +101,7 @@ def test_page_loads_from_webui_alone_and_weighs_at_most_30_kb(stack, open_page):
     assert sum(each["responseBodySize"] + each["responseHeadersSize"] for each in sizes) <= 30_000
 
 
-def test_browser_forbids_the_page_to_ask_other_origins(page):
+def test_page_may_not_request_other_origins(page):
     page.evaluate("fetch('http://localhost:1/').catch(() => {})")
     wait_until(lambda: page.wait_for_timeout(20) or page.errors, 3, "the browser reports it")
     assert any("Content Security Policy" in error for error in page.errors)
@@ -122,7 +122,7 @@ def test_link_shares_the_speed(page):
 
 
 @pytest.mark.parametrize("width", [360, 1000, 2560])
-def test_page_fits_and_nothing_moves_while_it_loads(stack, open_page, width):
+def test_page_fits_the_width_and_loads_without_layout_shift(stack, open_page, width):
     page = open_page(stack.url("webui"), width, 740)
     wait_state(page, "Mining.", 8)
     shift = """new Promise((done) => new PerformanceObserver((list) =>
@@ -144,7 +144,7 @@ def test_colours_have_contrast(stack, open_page, scheme):
         page.route("**/speed", lambda route: route.fulfill(status=503, json={}))
 
 
-def test_chart_moves_once_in_ten_seconds_for_those_who_want_no_motion(stack, open_page):
+def test_chart_moves_once_in_ten_seconds_with_reduced_motion(stack, open_page):
     page = open_page(stack.url("webui"), reduced_motion="reduce")
     wait_state(page, "Mining.", 8)
     chart, numbers = page.inner_html("#chart svg"), page.inner_text("#hashes")
@@ -154,11 +154,11 @@ def test_chart_moves_once_in_ten_seconds_for_those_who_want_no_motion(stack, ope
     assert page.inner_html("#chart svg") == chart
 
 
-# Inside of other pages
+# Embedded in other sites
 
 
 class Elsewhere(BaseHTTPRequestHandler):
-    """Another site: a page that frames webui, and webui behind the prefix /a/prefix/."""
+    """Another site: a page with webui in a frame, and webui behind the prefix /a/prefix/."""
 
     def do_GET(self):
         if self.path.startswith("/a/prefix/"):
@@ -194,7 +194,7 @@ def test_page_works_behind_a_path_prefix(elsewhere, open_page):
     wait_state(open_page(f"{elsewhere}/a/prefix/index.html"), "Mining.", 8)
 
 
-# The truth of the chart
+# The chart shows what was mined
 
 
 def test_one_worker_is_a_flat_line_from_10_s_after_the_start(stack):
@@ -205,12 +205,12 @@ def test_time_and_speed_under_the_pointer_are_those_of_the_chart(stack, page):
     text = value_at(page, 0.99)
     assert text.endswith("hashes/s")
     assert 2.9 <= float(text.split()[1]) <= 3.4
-    assert value_at(page, 0.2).endswith("–")  # before it was started
+    assert value_at(page, 0.2).endswith("–")  # before the worker was started
     page.mouse.move(0, 0)
     wait_for(page, "document.getElementById('value').hidden")
 
 
-def test_time_and_speed_are_shown_under_a_finger(stack, open_page):
+def test_time_and_speed_are_shown_on_touch(stack, open_page):
     page = open_page(stack.url("webui"), has_touch=True)
     wait_state(page, "Mining.", 8)
     box, touch = page.locator("#chart").bounding_box(), page.context.new_cdp_session(page)
@@ -238,7 +238,7 @@ def test_numbers_are_those_of_redis(stack, page):
     assert int(page.inner_text("#coins")) <= stack.db.hlen("wallet")
 
 
-def test_rng_stopped_is_reported_and_a_gap(stack, page):
+def test_stopped_rng_is_reported_and_drawn_as_a_gap(stack, page):
     stack.stop("rng")
     wait_state(page, "Nothing is mining", 12)
     assert page.inner_text("#speed") == "0.0"
@@ -247,20 +247,20 @@ def test_rng_stopped_is_reported_and_a_gap(stack, page):
     page.mouse.move(0, 0)
 
 
-def test_original_worker_is_reported_as_mining_though_it_does_not_draw(stack, page):
+def test_original_worker_without_chart_data_is_not_reported_as_idle(stack, page):
     stack.db.incrby("hashes", 4)
     wait_for(page, "document.getElementById('speed').textContent === '–'")
     assert "Nothing is mining" not in page.inner_text("#state")
 
 
-def test_gap_ends_when_rng_is_back(stack):
+def test_gap_ends_when_rng_is_started_again(stack):
     stack.start("rng").ready()
     line = wait_until(lambda: (found := [*speeds(stack).values()])[-1] and found, 9, "drawn again")
     begin = next(i for i, value in enumerate(line) if value)
     assert 0 in line[begin:]
 
 
-def test_second_replica_a_reload_and_a_restart_show_the_same_past(stack, page):
+def test_second_replica_and_a_restart_of_webui_show_the_same_history(stack, page):
     stack.ports["webui.2"] = free_port()
     stack.start("webui.2", WEBUI_PORT=str(stack.ports["webui.2"]))
     wait_until(lambda: speeds(stack, "webui.2"), 10, "the second webui answers")
@@ -277,42 +277,42 @@ def test_second_replica_a_reload_and_a_restart_show_the_same_past(stack, page):
     wait_state(page, "Mining.", 12)
 
 
-def test_redis_away_is_reported_and_its_time_is_drawn_with_the_true_speed(stack, page):
+def test_unreachable_redis_is_reported_and_the_outage_is_drawn_at_the_true_speed(stack, page):
     stack.send("redis", signal.SIGSTOP)
     began = time.time()
     try:
         wait_state(page, "Redis is unreachable", 6)
         assert page.inner_text("#speed") == "–"
-        first, last = int(began) + 3, int(began) + AWAY
+        first, last = int(began) + 3, int(began) + OUTAGE
         counts = []
         for moment in (first, last):
-            wait_until(lambda moment=moment: time.time() >= moment, AWAY, "time without Redis")
+            wait_until(lambda moment=moment: time.time() >= moment, OUTAGE, "time without Redis")
             counts.append(stack.served())
     finally:
         stack.send("redis", signal.SIGCONT)
     wait_for(page, "!document.getElementById('state').textContent.includes('unreachable')")
     ended = int(time.time())
     drawn = wait_until(
-        lambda: (found := speeds(stack)) and max(found) > ended and found, 8, "drawn"
+        lambda: (found := speeds(stack)) and max(found) > ended and found, 8, "the chart is drawn"
     )
     line = [drawn[second] for second in range(first, last)]
     assert sum(line) == pytest.approx(counts[1] - counts[0], rel=0.15, abs=5)
     assert max(line) <= 10.3
 
 
-def test_counter_set_back_is_no_spike(stack, page):
+def test_counter_reset_draws_no_spike(stack, page):
     stack.db.set("hashes", 1)
     script = "Number(document.getElementById('hashes').textContent.replace(',', '')) < 50"
     wait_for(page, script)
     assert min(speeds(stack).values()) >= 0 and max(speeds(stack).values()) <= 10.3
 
 
-def test_fewer_workers_are_a_ramp_of_two_seconds_drawn_within_5_s(stack):
+def test_scaling_down_is_drawn_within_5_s_as_a_ramp_of_two_seconds(stack):
     for name in NINE:
         stack.processes[name].terminate()
     for name in NINE:
         assert stack.processes.pop(name).wait(5) == 0
-    stopped = time.time()  # the last one has ended its unit of work
+    stopped = time.time()  # the last one has finished its unit of work
 
     def newest():
         second, hashes = max(speeds(stack).items())
@@ -323,7 +323,7 @@ def test_fewer_workers_are_a_ramp_of_two_seconds_drawn_within_5_s(stack):
     assert sum(3.6 < hashes < 8.5 for hashes in line) <= 2, line
 
 
-def test_counter_that_was_not_watched_is_not_reported_as_idle(stack, open_page):
+def test_unchanged_counter_after_an_outage_is_not_reported_as_idle(stack, open_page):
     page = open_page(stack.url("webui", "/favicon.svg"))
     answer = {"coins": 1, "hashes": "20", "now": 1e9, "start": 10**9 - 253, "speed": [3.0] * 250}
     page.route("**/speed", lambda route: route.fulfill(json=answer))
@@ -339,6 +339,6 @@ def test_announcements_are_at_least_30_s_apart(page):
     assert all(late - early > 29_000 for early, late in zip(times, times[1:], strict=False))
 
 
-def test_console_has_no_errors_but_of_what_was_stopped(page):
+def test_console_has_only_errors_of_failed_requests(page):
     known = ("503", "ERR_CONNECTION_REFUSED", "ERR_ABORTED", "net::")
     assert not [error for error in page.errors if not any(each in error for each in known)]

@@ -1,4 +1,4 @@
-"""The contract, on the real processes that `make run` starts, on ports of their own."""
+"""The contract, tested on the processes that `make run` starts, on other ports."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ def stack(tmp_path_factory):
 
 @pytest.fixture
 def workers(stack):
-    """A function that starts workers; they are stopped afterwards, each counting what it did."""
+    """A function that starts workers; afterwards they are stopped and count what they did."""
     started = []
 
     def start(count):
@@ -50,7 +50,7 @@ def seconds_of(url, **request):
 
 
 def at_once(count, url, method="GET"):
-    """Return the seconds until `count` requests that are sent at once are all answered."""
+    """Send `count` requests at once and return the seconds until all are answered."""
     start = time.monotonic()
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(lambda _: requests.request(method, url, timeout=10), range(count)))
@@ -83,13 +83,13 @@ def mines_at(stack, seconds, low, high):
         *((name, "/healthz", "ok\n") for name in ("rng", "hasher", "webui")),
     ],
 )
-def test_index_and_healthz_are_those_of_the_contract(stack, service, path, text):
+def test_index_and_healthz_answer_as_in_the_contract(stack, service, path, text):
     answer = requests.get(stack.url(service, path), timeout=5)
     assert (answer.status_code, answer.text) == (200, text)
     assert answer.headers["Content-Type"].startswith("text/plain")
 
 
-def test_draw_and_hash_are_those_of_the_contract(stack):
+def test_draw_and_hash_answer_as_in_the_contract(stack):
     drawn = requests.get(stack.url("rng", "/32"), timeout=5)
     assert (len(drawn.content), drawn.headers["Content-Length"]) == (32, "32")
     hashed = requests.post(stack.url("hasher"), data=drawn.content, timeout=5)
@@ -98,7 +98,7 @@ def test_draw_and_hash_are_those_of_the_contract(stack):
 
 @pytest.mark.parametrize("size", [0, 32, 1024**2])
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
-def test_body_of_up_to_1_mib_is_hashed_whatever_its_type(stack, size, content_type):
+def test_body_of_up_to_1_mib_is_hashed_whatever_its_content_type(stack, size, content_type):
     body, headers = bytes(size), {"Content-Type": content_type}
     answer = requests.post(stack.url("hasher"), data=body, headers=headers, timeout=5)
     assert (answer.status_code, answer.text) == (200, hashlib.sha256(body).hexdigest())
@@ -113,7 +113,7 @@ def test_body_of_up_to_1_mib_is_hashed_whatever_its_type(stack, size, content_ty
     ],
     ids=["cut-short", "above-1-mib", "chunked"],
 )
-def test_hasher_refuses_other_bodies_in_one_line(stack, request_, status):
+def test_hasher_rejects_other_bodies_with_one_line(stack, request_, status):
     head, text = exchange(stack, "hasher", request_, half_close=True).split(b"\r\n\r\n")
     assert int(head.split()[1]) == status
     assert text.count(b"\n") == 1
@@ -152,12 +152,12 @@ def test_access_log_is_gunicorns_without_the_probes(stack):
     assert not stack.lines("healthz", "rng")
 
 
-def test_access_log_cannot_be_faked(stack):
+def test_access_log_escapes_quotes_in_the_path(stack):
     exchange(stack, "rng", b'GET /a" HTTP/1.0\r\n\r\n')
     wait_until(lambda: stack.lines(r'"GET /a\" HTTP/1.0" 404', "rng"), 5, "the quote is escaped")
 
 
-def test_one_worker_mines_at_3_1_to_3_34_also_beside_20_idle_connections_to_rng(stack, workers):
+def test_one_worker_mines_at_3_1_to_3_34_even_with_20_idle_connections_to_rng(stack, workers):
     workers(1)
     mines_at(stack, 6, 3.1, 3.34)
     idle = [socket.create_connection(("127.0.0.1", stack.ports["rng"])) for _ in range(20)]
@@ -166,9 +166,9 @@ def test_one_worker_mines_at_3_1_to_3_34_also_beside_20_idle_connections_to_rng(
         connection.close()
 
 
-def test_ten_workers_queue_at_rng_and_not_at_hasher_or_at_the_probes(stack, workers):
+def test_ten_workers_queue_at_rng_and_not_at_hasher_or_at_healthz(stack, workers):
     workers(10)
-    wait_until(lambda: seconds_of(stack.url("rng")) > 0.5, 10, "the queue is there")
+    wait_until(lambda: seconds_of(stack.url("rng")) > 0.5, 10, "a queue at rng")
     mines_at(stack, 8, 9.5, 10.05)
     paths = [("rng", "/"), ("hasher", "/"), ("rng", "/healthz"), ("hasher", "/healthz")]
     rng, *others = (
@@ -178,8 +178,8 @@ def test_ten_workers_queue_at_rng_and_not_at_hasher_or_at_the_probes(stack, work
     assert max(others) < 0.1
 
 
-def test_counter_is_what_hasher_served_and_coins_are_hashes_of_their_values(stack):
-    """The workers of the tests before are stopped: each has counted all that it did."""
+def test_counter_equals_what_hasher_served_and_coins_are_hashes_of_their_values(stack):
+    """The workers of the previous tests are stopped, so each has counted all its units."""
     posts = stack.lines('"POST / HTTP/1.1" 200', "hasher")
     by_workers = [line for line in posts if "python-requests" not in line]
     assert len(by_workers) == stack.logged() == stack.hashes() > 50
@@ -190,18 +190,18 @@ def test_counter_is_what_hasher_served_and_coins_are_hashes_of_their_values(stac
 
 
 @pytest.mark.parametrize("path", ["/json", "/speed"])
-def test_webui_answers_503_within_2_s_while_redis_is_silent_or_gone_and_then_works(stack, path):
+def test_webui_answers_503_within_2_s_while_redis_hangs_or_is_down_and_recovers(stack, path):
     url = stack.url("webui", path)
     for stop, start in (
         (lambda: stack.send("redis", signal.SIGSTOP), lambda: stack.send("redis", signal.SIGCONT)),
         (lambda: stack.stop("redis", signal.SIGKILL), lambda: stack.start("redis").ready()),
     ):
         stop()
-        wait_until(lambda: requests.get(url, timeout=5).status_code == 503, 2, "it is 503")
+        wait_until(lambda: requests.get(url, timeout=5).status_code == 503, 2, "a 503")
         assert list(requests.get(url, timeout=5).json()) == ["error"]
         assert seconds_of(stack.url("webui", "/healthz")) < 1
         start()
-        wait_until(lambda: requests.get(url, timeout=5).status_code == 200, 2, "it works again")
+        wait_until(lambda: requests.get(url, timeout=5).status_code == 200, 2, "a 200 again")
 
 
 @pytest.mark.parametrize("name", ["webui", "hasher", "rng"])

@@ -1,4 +1,4 @@
-"""`make run`, as typed: it mines, Ctrl-C ends it, and what is missing is one line at the start."""
+"""`make run`: it mines, Ctrl-C stops it, and it reports a missing requirement in one line."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ import requests
 from support import wait_until
 from support.processes import ROOT
 
-# `make test` is not its parent.
+# Without the variables that `make test` sets for a make that it runs.
 ENV = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 
 @pytest.fixture
 def make_run():
-    """A function that starts `make run`; what still runs afterwards gets a Ctrl-C."""
+    """A function that starts `make run`; afterwards Ctrl-C stops what is still running."""
     started = []
 
     def run(*words, cwd=ROOT):
@@ -42,15 +42,15 @@ def make_run():
 
 
 def session(pid):
-    """Return the processes that still run in the session of `pid`."""
+    """Return the processes that are still running in the session of `pid`."""
     table = subprocess.run(["ps", "-o", "pid=", "-s", str(pid)], capture_output=True, text=True)
     return table.stdout.split()
 
 
-def test_make_run_in_a_clone_mines_and_ctrl_c_ends_it_all(make_run, tmp_path):
+def test_make_run_in_a_clone_mines_and_ctrl_c_stops_every_process(make_run, tmp_path):
     git = ["git", "-c", "safe.directory=*"]
     subprocess.run([*git, "clone", "-q", ROOT, tmp_path / "clone"], check=True, timeout=30)
-    # The packages that are here already, so that none is installed again.
+    # Use the packages of this clone instead of installing them again.
     (tmp_path / "clone/.venv").symlink_to(ROOT / ".venv")
     subprocess.run(["touch", ROOT / ".venv/run.stamp", ROOT / ".venv/test.stamp"], check=True)
     make = make_run("WORKERS=2", cwd=tmp_path / "clone")
@@ -70,7 +70,7 @@ def test_make_run_in_a_clone_mines_and_ctrl_c_ends_it_all(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("port", [8000, 8001, 8002, 8003])
-def test_port_in_use_is_one_line_before_anything_starts(make_run, port):
+def test_port_in_use_is_reported_in_one_line_before_anything_starts(make_run, port):
     with socket.create_server(("127.0.0.1", port)):
         output, _ = make_run().communicate(timeout=20)
     assert output.splitlines()[0] == f"make: port {port} is in use: stop what listens there"
@@ -80,9 +80,9 @@ def test_port_in_use_is_one_line_before_anything_starts(make_run, port):
 @pytest.mark.parametrize(
     ("script", "line"),
     [(None, "is missing"), ("exit 1", "Error 1")],
-    ids=["missing", "without-what-is-needed"],
+    ids=["missing", "unsuitable"],
 )
-def test_unsuitable_python_ends_before_anything_starts(make_run, tmp_path, script, line):
+def test_unsuitable_python_is_reported_before_anything_starts(make_run, tmp_path, script, line):
     python = tmp_path / "python3"
     if script:
         python.write_text(f"#!/bin/sh\n{script}\n")

@@ -1,4 +1,4 @@
-"""Images built as from a clone under umask 077, and the one application that most tests share."""
+"""Images built as from a clone with umask 077, and the application that most tests share."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def built(composes, tmp_path_factory):
     compose = next(iter(composes.values()))
     app = App(compose)
     for container in docker("ps", "-aq", f"--filter=label={LABEL}").split():
-        docker("rm", "-f", "-v", container)  # of an interrupted run
+        docker("rm", "-f", "-v", container)  # left by an interrupted run
     app.down()
     run(*compose, "-f", f"{copy}/docker-compose.yml", "build", timeout=240)
     yield app
@@ -39,14 +39,14 @@ def built(composes, tmp_path_factory):
 
 @pytest.fixture
 def app(built):
-    """The application with all services and one worker, whatever the test before did."""
+    """The application with all services and one worker, whatever the previous test did."""
     built.up()
     return built
 
 
 @pytest.fixture
 def chromium():
-    """A Chromium without a window."""
+    """A headless Chromium."""
     if not find():
         (pytest.fail if CI else pytest.skip)(MISSING)
     with browser() as chromium:
@@ -55,7 +55,7 @@ def chromium():
 
 @pytest.fixture
 def need():
-    """A function that skips the test unless these commands are installed; in CI it fails."""
+    """A function that skips the test, or fails it in CI, unless these commands are installed."""
 
     def need(*commands):
         for command in commands:

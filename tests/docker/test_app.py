@@ -1,4 +1,4 @@
-"""The running application: what it answers, how fast it mines, and what it survives."""
+"""The running application: its answers, its rate, and its behaviour when containers fail."""
 
 import os
 import re
@@ -42,7 +42,7 @@ services:
 
 
 def compose(app):
-    """Return the Compose that drives the application, without its files."""
+    """Return the Compose command of the application, without its -f options."""
     return app.command[: app.command.index("-f")]
 
 
@@ -60,7 +60,7 @@ def kill(container):
 
 
 def rate(app, seconds):
-    """Return the hashes/s of the next seconds, from one hash served to another."""
+    """Return the hashes/s during the next seconds, by the access log of hasher."""
     since = time.time()
     time.sleep(seconds)
     times = app.posts(since)
@@ -68,7 +68,7 @@ def rate(app, seconds):
 
 
 def milliseconds(url):
-    """Return how long one request took, on a connection of its own."""
+    """Return how long one request takes on a new connection (ms)."""
     began = time.monotonic()
     assert web.get(url, timeout=10).status_code == 200
     return (time.monotonic() - began) * 1000
@@ -99,18 +99,18 @@ def test_containers_are_read_only_and_redis_is_not_published(app):
 
 
 @pytest.mark.parametrize("workers", RATES)
-def test_rate(built, workers):
+def test_workers_mine_at_the_expected_rate(built, workers):
     built.up(worker=workers)
     low, high = RATES[workers]
     rates = []
-    while len(rates) < 3 and not (rates and rates[-1] >= low):  # other load only lowers it
+    while len(rates) < 3 and not (rates and rates[-1] >= low):  # other load only lowers the rate
         rates.append(rate(built, 12))
     print(f"{workers} workers: {rates[-1]:.2f} hashes/s")
     assert max(rates) <= high, rates
     assert rates[-1] >= low, rates
 
 
-def test_index_waits_in_rng_and_not_in_hasher_under_10_workers(built):
+def test_index_waits_at_rng_and_not_at_hasher_with_10_workers(built):
     built.up(worker=10)
     tries = []
     while len(tries) < 3 and not (tries and 500 <= tries[-1][0] <= 1000 and tries[-1][1] < 50):
@@ -132,7 +132,7 @@ def test_second_rng_is_used_once_its_port_mapping_is_removed(built, tmp_path):
     assert rate(app, 5) > 12
 
 
-def test_stop_counts_every_unit_of_10_workers_and_up_keeps_them(built):
+def test_stop_counts_every_unit_of_10_workers_and_up_keeps_the_data(built):
     built.down()
     built.up(worker=10)
     for service in ("rng", "webui"):
@@ -154,7 +154,7 @@ def test_stop_counts_every_unit_of_10_workers_and_up_keeps_them(built):
     assert numbers["coins"] == text.count("Coin found")
 
 
-def test_mining_goes_on_within_10_seconds_of_a_kill(app):
+def test_mining_resumes_within_10_seconds_after_a_kill(app):
     for service in SERVICES:
         kill(only(app, service))
         grows(10, f"after {service} was killed")
@@ -171,17 +171,17 @@ def test_redis_keeps_what_was_counted_a_second_ago(app):
         assert after["coins"] >= before["coins"]
 
 
-def test_last_lines_of_a_worker_name_the_host_and_port_it_cannot_reach(app):
+def test_worker_logs_the_host_and_port_that_it_cannot_reach(app):
     docker("stop", only(app, "hasher"))
     last = lambda: logs(only(app, "worker")).splitlines()[-2:]  # noqa: E731
     wait_until(lambda: all("hasher:80" in line for line in last()), 20, "two lines name hasher")
     time.sleep(3)
     assert all(re.search("hasher:80.*trying again", line) for line in last())
     docker("start", only(app, "hasher"))
-    grows(10, "with hasher back")
+    grows(10, "after hasher was started again")
 
 
-def test_valkey_in_the_place_of_redis_mines_and_draws(built, tmp_path):
+def test_mining_and_chart_work_with_valkey_instead_of_redis(built, tmp_path):
     built.down()
     override = tmp_path / "valkey.yml"
     override.write_text(VALKEY)

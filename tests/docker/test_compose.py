@@ -1,4 +1,4 @@
-"""`docker-compose up` with each Compose that people have: the same file, from nothing."""
+"""The Compose file with each version of Compose that is in use."""
 
 import pytest
 import yaml
@@ -24,7 +24,7 @@ DELAYS = {"rng": "RNG_DELAY", "hasher": "HASHER_DELAY", "worker": "WORKER_DELAY"
 
 @pytest.fixture(params=COMPOSES)
 def compose(request, composes, built):
-    """One Compose, with nothing running."""
+    """One version of Compose, with nothing running."""
     if request.param not in composes:
         (pytest.fail if CI else pytest.skip)(f"{request.param} is not installed")
     built.down()
@@ -34,11 +34,11 @@ def compose(request, composes, built):
 
 
 def services(app, **env):
-    """Return the services of the Compose file as that Compose reads them."""
+    """Return the services of the Compose file as this version reads them."""
     return yaml.safe_load(app.compose("config", env=env))["services"]
 
 
-def test_up_mines_scales_and_down_removes_all(compose):
+def test_up_mines_and_scales_and_down_removes_everything(compose):
     compose.compose("up", "-d")
     wait_until(lambda: state()["hashes"], 20, "the first hash is counted")
     assert web.get("http://localhost:8001/").text.startswith("RNG running on ")
@@ -67,9 +67,9 @@ def test_settings_registry_and_tag_come_from_the_shell(compose):
 
 @pytest.fixture
 def swarm(built):
-    """An engine in a swarm of its own, which it leaves afterwards."""
+    """A swarm of this engine alone, which is removed afterwards."""
     if docker("info", "--format", "{{.Swarm.LocalNodeState}}") != "inactive":
-        pytest.fail("this engine is in a swarm")
+        pytest.fail("this engine is already in a swarm")
     built.down()
     docker("swarm", "init", "--advertise-addr", "127.0.0.1")
     yield

@@ -1,4 +1,4 @@
-"""What the four images promise, whoever starts them."""
+"""What the four images promise, however they are started."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def url(container):
 
 
 def answers(service, container):
-    """Check that the service in a container does its work."""
+    """Assert that the service in a container does its work."""
     address = url(container)
     wait_until(lambda: web.get(f"{address}/healthz", timeout=2).ok, 10, f"{service} answers")
     if service == "rng":
@@ -64,10 +64,10 @@ def test_run_publishes_port_80_and_no_process_is_root(start_image, service, opti
         assert ids(process) == {NOBODY}
         assert int(process["CapEff"], 16) == NET_BIND_SERVICE
     if options is LOCKED:
-        assert not int(found[0]["CapBnd"], 16) & ~0b10011000000, "more than the three"
+        assert not int(found[0]["CapBnd"], 16) & ~0b10011000000, "more than the three capabilities"
 
 
-def test_worker_is_nobody_without_capabilities_and_keeps_trying_alone(start_image):
+def test_worker_is_nobody_without_capabilities_and_retries_without_services(start_image):
     container = start_image("--read-only", "--cap-drop=ALL", image("worker"))
     wait_until(lambda: re.search("rng:80.*trying again", logs(container)), 10, "a log line")
     for process in processes(container):
@@ -77,7 +77,7 @@ def test_worker_is_nobody_without_capabilities_and_keeps_trying_alone(start_imag
 
 
 @pytest.mark.parametrize("service", HTTP)
-def test_any_user_serves_with_the_command_named(start_image, service):
+def test_image_runs_as_any_user_with_an_explicit_command(start_image, service):
     container = start_image("-P", "--user=1000", image(service), "gunicorn", f"{service}:app")
     answers(service, container)
     assert {process["Uid"].split()[0] for process in processes(container)} == {"1000"}
@@ -102,7 +102,7 @@ def test_starts_without_ipv6(start_image, tmp_path, without):
     for service, container in started.items():
         answers(service, container)
         if without == "kernel":
-            assert "http://0.0.0.0:80" in logs(container), "IPv6 is there"
+            assert "http://0.0.0.0:80" in logs(container), "it listens on IPv6"
 
 
 def test_stop_takes_less_than_4_seconds(start_image):
@@ -128,7 +128,7 @@ def test_image_adds_at_most_30_mb(built, service):
 
 
 @pytest.mark.parametrize("service", OWN)
-def test_change_of_the_code_does_not_install_again(service):
+def test_code_change_does_not_reinstall_packages(service):
     lines = (ROOT / service / "Dockerfile").read_text().splitlines()
     install = next(i for i, line in enumerate(lines) if "pip install" in line)
     copies = [i for i, line in enumerate(lines) if re.match(r"COPY (?!requirements)", line)]

@@ -1,4 +1,4 @@
-"""The page in other people's sites: in a frame, and behind a path prefix of a reverse proxy."""
+"""The page in other sites: in a frame, and behind a path prefix of a reverse proxy."""
 
 import re
 import subprocess
@@ -44,9 +44,7 @@ def nginx(need, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/class/coins/", "/frame"])
-def test_numbers_appear_behind_a_path_prefix_and_in_a_frame_of_another_site(
-    app, nginx, chromium, path
-):
+def test_page_works_behind_a_path_prefix_and_in_a_frame_of_another_site(app, nginx, chromium, path):
     (redis,) = app.containers("redis")
     docker("exec", redis, "redis-cli", "set", "hashes", "1234000")  # a number to look for
     page, requests = chromium.new_page(), []

@@ -1,4 +1,4 @@
-"""`podman-compose up`, with images and settings that leave the machine's own alone."""
+"""`podman-compose up`, with images and settings apart from those of the machine."""
 
 import json
 import subprocess
@@ -24,8 +24,8 @@ STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{0}/root"\nrunroot = "{0}
 
 @pytest.fixture
 def podman(built, need, tmp_path):
-    """A function that runs a command with Podman's images and settings in a folder of its own."""
-    tools = ("/usr/lib/podman/netavark", "/usr/lib/podman/aardvark-dns")  # network and its names
+    """A function that runs a command with Podman's images and settings in a temporary folder."""
+    tools = ("/usr/lib/podman/netavark", "/usr/lib/podman/aardvark-dns")  # network and DNS
     need("podman", "podman-compose", "runc", *tools)
     built.down()  # its ports are needed
     for name, text in ("containers", SETTINGS), ("storage", STORAGE):

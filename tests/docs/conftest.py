@@ -16,12 +16,12 @@ ADDRESS = re.compile(r"git clone (\S+)")
 KINDS = (
     "deployments,daemonsets,jobs,pods,services,configmaps,horizontalpodautoscalers,networkpolicies"
 )
-GIVEN = {"service/kubernetes", "configmap/kube-root-ca.crt"}  # what a namespace has by itself
+GIVEN = {"service/kubernetes", "configmap/kube-root-ca.crt"}  # what every namespace has
 SERVICES = ("hasher", "redis", "rng", "webui")
 APPLICATION = {f"service/{each}" for each in SERVICES} | {
     f"deployment/{each}" for each in (*SERVICES, "worker")
 }
-# The internet's are not within reach of the nodes; the pages say so.
+# The nodes cannot reach the internet, so these use local files or older images instead.
 SUBSTITUTES = [
     (
         "https://github.com/weaveworks/weave/releases/download/v2.8.1/weave-daemonset-k8s-1.11.yaml",
@@ -38,9 +38,9 @@ SUBSTITUTES = [
         " s/exporter:v1.*/exporter:v1.69.0/; $a ---' k8s/prometheus/*.yaml | kubectl apply -f -",
     ),
 ]
-# The words in which a chapter says what it starts from and ends with.
+# The words with which a chapter describes the states that it starts from and ends with.
 APPLIED, EMPTY, STOPPED = "the application on the cluster", "empty cluster", "nothing running"
-EITHER_WAY = "deployed either way"  # from files or by hand: the chapter is run on both
+EITHER_WAY = "deployed either way"  # from files or by hand: the chapter runs with both
 CASES = [
     pytest.param(each, by_hand, id=each.stem + by_hand * "-by-hand")
     for each in CHAPTERS
@@ -61,7 +61,7 @@ TAINTED = ("04-kubectl", "05-dockercoins", "06-scaling")  # the chapters that be
 
 
 def shell(*command, typed="", timeout=600):
-    """Return what a command prints; failing is an error that shows what it said."""
+    """Run a command and return its output; a failure shows the output."""
     done = subprocess.run(
         command, input=typed, capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -70,16 +70,16 @@ def shell(*command, typed="", timeout=600):
 
 
 def kubeadm_up(*words):
-    """Run the testbed's kubeadm-up; a first time it compiles Kubernetes."""
+    """Run the testbed's kubeadm-up, which compiles Kubernetes the first time."""
     shell(f"{os.environ['TESTBED']}/kubeadm-up", *words, timeout=1800)
 
 
 class Course:
-    """The chapters on the nodes, and what they leave behind."""
+    """Runs the chapters on the nodes and checks the state that each leaves behind."""
 
     def __init__(self, folder, blank):
-        """Make the nodes, blank or with a cluster, and get the code as docs/README.md says."""
-        self.passed = False  # the chapter before: what is there is not known otherwise
+        """Create the nodes, blank or with a cluster, and clone the code as in docs/README.md."""
+        self.passed = False  # the previous chapter; if not, the state of the cluster is unknown
         kubeadm_up(*(["nodes"] if blank else []))
         git = ["git", f"--git-dir={folder}/here.git", f"--work-tree={ROOT}"]
         author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
@@ -113,7 +113,7 @@ class Course:
         return run(page, terminal, SUBSTITUTES)
 
     def play(self, chapter, by_hand):
-        """Run a chapter from what it starts from, and check what it ends with."""
+        """Run a chapter from the state it starts from, and check the state it ends with."""
         top = " ".join(chapter.read_text().partition("\n## ")[0].split())
         start, _, end = top.partition("**You end with**")
         if chapter.stem != CLUSTER and "kubectl" in chapter.read_text():
@@ -129,7 +129,7 @@ class Course:
         self.passed = False
         self.blocks += self.run(chapter)
         if chapter.stem == CLUSTER:
-            kubeadm_up("config")  # its cluster is of use to this machine, too
+            kubeadm_up("config")  # so that kubectl on this machine works, too
         if end.lstrip().startswith("the same"):
             end = start
         if APPLIED in end:
@@ -141,27 +141,27 @@ class Course:
         self.passed = True
 
     def taint(self, tainted):
-        """Give the first node the control plane's taint, or remove it; return whether it is new."""
+        """Set the control plane's taint on node 1 or remove it; return whether it is new."""
         taints = self.node("kubectl get node node1 -o jsonpath='{.spec.taints}'")
         if (TAINT in taints) != tainted:
             self.node(f"kubectl taint nodes node1 {TAINT}{':NoSchedule' if tainted else '-'}")
         return tainted and TAINT not in taints
 
     def deploy_by_hand(self):
-        """Deploy the application anew, by the commands of the chapter that does so."""
+        """Deploy the application again, by the kubectl commands of a chapter."""
         chapter, look = BY_HAND
         typed = [b.commands for b in blocks(chapter.read_text()) if look.search(b.commands)]
         self.node("kubectl delete -f k8s/ && set -e\n" + "\n".join(typed))
         self.node("kubectl wait --for=condition=Available deployment --all --timeout=60s")
 
     def node(self, commands):
-        """Return what commands print in the clone on node 1."""
+        """Run commands in the clone on node 1 and return their output."""
         return shell(
             "docker", "exec", "-i", "-w", "/root/dockercoins", "node1", "bash", typed=commands
         )
 
     def sweep(self):
-        """Take down what a chapter left behind, when the next one starts from something else."""
+        """Remove what the previous chapter left behind."""
         self.node("git checkout -q . && docker-compose down -v --remove-orphans -t 5")
         self.node("kubectl config set-context --current --namespace=default")
         namespaces = set(self.node("kubectl get namespaces -o name").split())
@@ -170,7 +170,7 @@ class Course:
             self.node(f"kubectl delete --ignore-not-found --timeout=150s {' '.join(ours)}")
 
     def objects(self):
-        """Return what is there in the namespace default of what the chapters make."""
+        """Return {kind/name} of the objects in the namespace default that chapters create."""
         found = json.loads(self.node(f"kubectl get {KINDS} -o json"))["items"]
         found = [each["metadata"] | {"kind": each["kind"].lower()} for each in found]
         return {
@@ -180,7 +180,7 @@ class Course:
         } - GIVEN
 
     def applied(self):
-        """Return whether the application is there as its files make it, and nothing else is."""
+        """Return whether the application is deployed as in k8s/, and nothing else."""
         spec = "{.spec.replicas} {.spec.template.spec.containers[0].env}"
         path = f"{{range .items[*]}}{spec}{{'\\n'}}{{end}}"
         found = self.node(f'kubectl get deployments -o jsonpath="{path}"').splitlines()
@@ -192,7 +192,7 @@ COURSES = []
 
 @pytest.fixture(scope="session")
 def course(request, tmp_path_factory):
-    """The course, on blank nodes when the chapter that makes the cluster is among the tests."""
+    """The course, on blank nodes if the chapter that creates the cluster is among the tests."""
     if "TESTBED" not in os.environ:
         needed = "the chapters run on two nodes: TESTBED must name the folder of kubeadm-up"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(needed)

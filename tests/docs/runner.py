@@ -1,17 +1,17 @@
-"""Takes the commands of a page of the course out of its Markdown, types them, and compares.
+"""Runs the commands of a course page and compares their output with what the page promises.
 
-A fence ```sh holds commands, typed one after the other into one bash a page: folder, variables
-and functions live on. A fence ```text directly after it promises their output: each line of it
-must occur in the real output, in this order; a line `...` stands for any lines, `...` inside a
-line for any text. Of what differs by nature any value of its kind will do, see KINDS. A command
-that fails fails the page, unless what is promised speaks of an error.
+A block ```sh holds commands. All blocks of a page run in one bash, so folder, variables and
+functions are kept. A block ```text directly after it promises output: each of its lines must
+occur in the real output, in this order; a line `...` stands for any lines, `...` inside a line
+for any text. Values that vary between runs match any value of their kind, see KINDS. A failing
+command fails the page, unless the promised output contains an error.
 
-What only looks (LOOKS) is repeated until the promise holds, as a reader would, for at most
-PATIENCE seconds. Words behind ```sh that no reader sees:
+Commands that only read (LOOKS) are repeated until the output matches, as a reader would, for at
+most PATIENCE seconds. Words after ```sh, which Markdown does not show:
 
-- `node-2`: typed on the second node; the page says so
-- `printed`: typed is the line printed by an earlier block that begins with the same two words
-- `ctrl-c`: a command that does not end by itself is interrupted once its promise holds
+- `node-2`: run on the second node, as the page tells the reader
+- `printed`: run the line that an earlier block printed and that begins with the same two words
+- `ctrl-c`: interrupt the command, which does not end by itself, once its output matches
 """
 
 import os
@@ -21,8 +21,8 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
-PATIENCE = 120  # seconds that what only looks is repeated: an autoscaler may take 60 and more
-LONGEST = 300  # seconds until the commands end, or until a promise before Ctrl-C holds
+PATIENCE = 120  # seconds to repeat commands that only read: an autoscaler may take over 60
+LONGEST = 300  # seconds until commands end, or until their output matches before Ctrl-C
 DONE = "__DONE__"
 ENDED = f"printf '\\n{DONE} %s\\n' $failed\n"
 
@@ -39,25 +39,25 @@ ERROR = re.compile(r"error|fail|refused|timed out|not found|no such|denied|exit 
 
 
 def any_value(promised, real):
-    """Whatever it is."""
+    """Return True: any value matches."""
     return True
 
 
 def within_5_percent(promised, real):
-    """Rates."""
+    """Return whether a rate is close enough."""
     return abs(float(real) - float(promised)) <= 0.05 * float(promised)
 
 
 def as_slow(promised, real):
-    """Times: those from 0.1 s on within 25 %, shorter ones at most five times as long."""
+    """Return whether a time is close: within 25 % from 0.1 s on, else at most 5 times as long."""
     first, second = (
         float(re.match(r"[\d.]+", t)[0]) * (1 if "ms" in t else 1000) for t in (promised, real)
     )
     return abs(second - first) <= 0.25 * first if first >= 100 else second <= 5 * first
 
 
-K8S = "[bcdfghjklmnpqrstvwxz2456789]"  # what random names are made of: no vowels, so no words
-KINDS = {  # what differs by nature: what it looks like, and which value keeps a promised one
+K8S = "[bcdfghjklmnpqrstvwxz2456789]"  # the characters of random names, which have no vowels
+KINDS = {  # values that vary between runs: their pattern, and which one matches a promised one
     "date or time": (
         r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,\d]*(?:Z| ?[+-]\d\d:?\d\d)?"
         r"|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d|\d\d:\d\d:\d\d",
@@ -89,7 +89,7 @@ BLOCK = re.compile(
 
 @dataclass
 class Block:
-    """Commands of a page, where they are, what they promise, and how to run them."""
+    """Commands of a page, their line, the words after ```sh, and their promised output."""
 
     line: int
     commands: str
@@ -98,7 +98,7 @@ class Block:
 
     @property
     def repeats(self):
-        """Whether the commands do nothing but look."""
+        """Whether the commands only read and may be repeated."""
         parts = re.split(r"\n|;|&&|\|\||\bdo\b", self.commands.replace("\\\n", " "))
         return bool(self.promise) and all(
             LOOKS.match(part.strip()) for part in parts if part.strip()
@@ -119,7 +119,7 @@ def blocks(text):
 
 
 def line_holds(promised, real):
-    """Tell whether a line of output keeps a promised line."""
+    """Return whether a line of output matches a promised line."""
     pattern, checks, end = "", [], 0
     promised = " ".join(promised.split())
     for match in KIND.finditer(promised):
@@ -135,12 +135,12 @@ def line_holds(promised, real):
 
 
 def literal(text):
-    """Return the pattern of text that is promised as it is, but for `...`."""
+    """Return the pattern of promised text, in which `...` matches anything."""
     return re.escape(text).replace(r"\.\.\.", ".*").replace("…", ".*")
 
 
 def broken(promise, output):
-    """Return the first promised line that does not occur behind those before it, or None."""
+    """Return the first promised line that is missing after the ones before it, or None."""
     lines = iter(re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)))
     for promised in promise.splitlines():
         if promised.strip() not in ("", "...") and not any(
@@ -151,10 +151,10 @@ def broken(promise, output):
 
 
 class Terminal:
-    """A bash that commands are typed into, here or elsewhere, in a session that Ctrl-C reaches."""
+    """A bash, here or on a node, in a session of its own that Ctrl-C can interrupt."""
 
     def __init__(self, *elsewhere):
-        """Start bash, by a command such as `docker exec -i NODE` when elsewhere."""
+        """Start bash, elsewhere by a command such as `docker exec -i NODE`."""
         self.elsewhere = elsewhere
         self.bash = subprocess.Popen(
             [*elsewhere, "setsid", "--wait", "bash", "--noprofile", "--norc"],
@@ -162,41 +162,41 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        self.said = b""
+        self.received = b""
         threading.Thread(target=self.listen, daemon=True).start()
         self.write("exec 2>&1; trap : INT; trap 'failed=$?' ERR; failed=$$\n" + ENDED)
         assert self.wait(self.ended, 30), f"no bash: {self.output}"
         self.session = self.status
 
     def listen(self):
-        """Collect what the commands say."""
+        """Collect the output of the commands."""
         while chunk := os.read(self.bash.stdout.fileno(), 65536):
-            self.said += chunk
+            self.received += chunk
 
     def write(self, line):
-        """Hand a line to bash itself."""
+        """Send a line to bash."""
         self.bash.stdin.write(line.encode())
         self.bash.stdin.flush()
 
     @property
     def output(self):
-        """What the commands have said so far."""
-        return self.said.decode(errors="replace").partition(f"\n{DONE}")[0]
+        """The output of the commands so far."""
+        return self.received.decode(errors="replace").partition(f"\n{DONE}")[0]
 
     @property
     def status(self):
         """The exit status of the last command that failed, 0 if none did, None while they run."""
-        done = re.search(rf"\n{DONE} (\d+)\n".encode(), self.said)
+        done = re.search(rf"\n{DONE} (\d+)\n".encode(), self.received)
         return int(done[1]) if done else None
 
     def start(self, commands):
-        """Type commands, which may not read what is typed."""
-        self.said = b""
+        """Run commands, without a standard input."""
+        self.received = b""
         self.write(f"failed=0; typed=$(cat <<'{DONE}'\n{commands}\n{DONE}\n)\n")
         self.write('eval "$typed" < /dev/null\n' + ENDED)
 
     def wait(self, condition, seconds):
-        """Return whether the condition came true in time, while bash was there."""
+        """Return whether the condition became true in time and while bash was running."""
         end = time.monotonic() + seconds
         while not condition() and time.monotonic() < end and self.bash.poll() is None:
             time.sleep(0.05)
@@ -207,18 +207,18 @@ class Terminal:
         return self.status is not None
 
     def signal(self, name):
-        """Send a signal to all that runs in the session's foreground."""
+        """Send a signal to all processes of the session."""
         kill = f"kill -{name} -- -{self.session}"
         subprocess.run([*self.elsewhere, "bash", "-c", kill], capture_output=True, check=False)
 
     def close(self):
-        """End it and all that was started in it."""
+        """Kill bash and everything started in it."""
         self.signal("KILL")
         self.bash.wait(30)
 
 
 def keep(block, terminal):
-    """Run the commands of a block once; return None when all is as promised, or what is not."""
+    """Run the commands of a block once; return None if all is as promised, else the difference."""
     terminal.start(block.commands)
     if "ctrl-c" in block.words:
         terminal.wait(
@@ -240,47 +240,47 @@ def keep(block, terminal):
 
 
 def run(page, terminal, substitutes=()):
-    """Run a page and return its blocks; AssertionError says what went wrong.
+    """Run a page and return its blocks, or raise AssertionError with the difference.
 
-    `terminal(name)` opens the terminal `node-1` or `node-2`. Of the pairs in `substitutes`, the
-    second is typed and expected where the page has the first.
+    `terminal(name)` opens the terminal `node-1` or `node-2`. `substitutes` are pairs (old, new),
+    replaced in commands and in promised output.
     """
-    found, terminals, said = blocks(page.read_text()), {}, ""
+    found, terminals, earlier = blocks(page.read_text()), {}, ""
     try:
         for block in found:
             name = "node-2" if "node-2" in block.words else "node-1"
             if name not in terminals:
                 terminals[name] = terminal(name)
             if "printed" in block.words:
-                block = replace(block, commands=printed(said, block.commands))
+                block = replace(block, commands=printed(earlier, block.commands))
             for old, new in substitutes:
                 commands, promise = (
                     text.replace(old, new) for text in (block.commands, block.promise)
                 )
                 block = replace(block, commands=commands, promise=promise)
             insist(block, terminals[name], page.name)
-            said += terminals[name].output
+            earlier += terminals[name].output
         return found
     finally:
         for each in terminals.values():
             each.close()
 
 
-def printed(said, command):
-    """Return the last command in what was said that begins with the same two words."""
+def printed(text, command):
+    """Return the last command in the output `text` that begins with the same two words."""
     first, second = command.split()[:2]
-    lines = re.findall(rf"^{first} {second} (?:.*\\\n)*.*\n", said, re.M)
+    lines = re.findall(rf"^{first} {second} (?:.*\\\n)*.*\n", text, re.M)
     assert lines, f"nothing printed begins with {first} {second}"
     return lines[-1]
 
 
 def insist(block, terminal, page):
-    """Run the commands of a block, again if they may be repeated, until it does what it says."""
+    """Run the commands of a block, repeatedly if they only read, until the output matches."""
     began = time.monotonic()
     while (
         (wrong := keep(block, terminal)) and block.repeats and time.monotonic() < began + PATIENCE
     ):
         time.sleep(0.5)
-    where, said = f"{page}:{block.line}", terminal.output
-    print(f"--- {where} ({time.monotonic() - began:.1f} s)\n{block.commands}{said}")
-    assert not wrong, f"{where}: {wrong}\n{block.commands}--- said\n{said[-4000:]}"
+    where, output = f"{page}:{block.line}", terminal.output
+    print(f"--- {where} ({time.monotonic() - began:.1f} s)\n{block.commands}{output}")
+    assert not wrong, f"{where}: {wrong}\n{block.commands}--- output\n{output[-4000:]}"

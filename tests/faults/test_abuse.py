@@ -1,4 +1,4 @@
-"""What clients may do to the containers while these mine. FULL=1 makes each abuse last a minute."""
+"""Mining while clients abuse the services. FULL=1 makes each abuse last a minute."""
 
 import itertools
 import multiprocessing
@@ -24,7 +24,7 @@ PROBE = 1  # s: what Kubernetes gives a probe unless configured otherwise
 
 @pytest.fixture(scope="module")
 def app(built):
-    """The application with one worker, the same for all abuses: none may leave a trace."""
+    """The application with one worker, shared by all tests: no abuse may have lasting effects."""
     built.down()
     built.up()
     yield built
@@ -38,12 +38,12 @@ def only(app, service):
 
 
 def by_worker(app, since=0):
-    """Return when (s) hasher served each hash to the worker since then."""
+    """Return when (s) hasher served each hash to the worker since `since` (s)."""
     return app.posts(since, by=inspect(only(app, "worker"), ADDRESS))
 
 
 def rate(app):
-    """Return the units that hasher serves the worker a second, during the next SECONDS."""
+    """Return the units/s that hasher serves to the worker during the next SECONDS."""
     since = time.time()
     time.sleep(SECONDS)
     times = by_worker(app, since)
@@ -58,22 +58,22 @@ def usual(app):
 
 @contextmanager
 def clients(count, client):
-    """Have `count` threads for each service call `client(service)` all the time, in a process.
+    """Call `client(service)` in `count` endless threads for each service, in another process.
 
-    Yields the number of rounds that ended with an answer or with a closed connection.
+    Yields the number of calls that ended with an answer or with a closed connection.
     """
     rounds = multiprocessing.Value("L")
 
     def again_and_again(service):
         while True:
-            with suppress(OSError):  # closed by the server, which is its right
+            with suppress(OSError):  # the server may close the connection
                 client(service)
             with rounds.get_lock():
                 rounds.value += 1
             time.sleep(0.05)
 
     def run():
-        signal.alarm(SECONDS + 60)  # whatever becomes of the test
+        signal.alarm(SECONDS + 60)  # ends it even if the test is killed
         os.nice(19)  # real clients would use CPUs of their own
         for service in list(PORTS) * count:
             threading.Thread(target=again_and_again, args=[service], daemon=True).start()
@@ -90,7 +90,7 @@ def clients(count, client):
 
 @contextmanager
 def memory(containers):
-    """Yield a list that at the end has what the containers used (MiB), by `docker stats`."""
+    """Yield a list that is filled at the end: memory of the containers (MiB), by `docker stats`."""
     used, unit = [], {"B": 1 / 1024**2, "KiB": 1 / 1024, "MiB": 1, "GiB": 1024}
     with tempfile.TemporaryFile("w+") as output:
         command = [DOCKER, "stats", "--format", "{{.MemUsage}}", *containers]
@@ -106,11 +106,11 @@ def memory(containers):
 
 
 def survives(app, count, client):
-    """Assert that probes are answered, nothing restarts and memory is bounded; return units/s."""
+    """Assert that probes are answered, nothing restarts and memory is limited; return units/s."""
     containers = [only(app, service) for service in SERVICES]
     started = [inspect(container, "{{.State.StartedAt}}") for container in containers]
     with clients(count, client) as rounds, memory(containers) as used:
-        time.sleep(1)  # until the clients are there
+        time.sleep(1)  # until the clients have connected
         slowest, since = 0, time.time()
         while time.time() - since < SECONDS:
             for port in PORTS.values():
@@ -118,7 +118,7 @@ def survives(app, count, client):
                 assert web.get(f"http://localhost:{port}/healthz", timeout=PROBE).text == "ok\n"
                 slowest = max(slowest, time.time() - asked)
             time.sleep(0.2)
-        mined = (len(by_worker(app, since)) + 1) / (time.time() - since)  # one is cut off
+        mined = (len(by_worker(app, since)) + 1) / (time.time() - since)  # one is in progress
     print(
         f"{mined:.2f} units/s, at most {max(used):.0f} MiB, probes {1000 * slowest:.0f} ms, "
         f"{rounds.value} rounds"
@@ -136,7 +136,7 @@ def connect(service):
 
 def read_to_the_end(sock):
     """Send no more; return all that the server sends until it closes."""
-    with suppress(OSError):  # closed already, which the next recv() tells
+    with suppress(OSError):  # already closed, as recv() will show
         sock.shutdown(socket.SHUT_WR)
     return b"".join(iter(lambda: sock.recv(65536), b""))
 
@@ -174,7 +174,7 @@ REFUSED = MALFORMED | HEADERS
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("service", PORTS)
-def test_malformed_request_is_refused(app, service, name):
+def test_malformed_request_is_rejected(app, service, name):
     since, answer = time.time(), b""
     with suppress(ConnectionResetError, BrokenPipeError):  # closed before all was sent
         answer = exchange(service, REFUSED[name])
@@ -224,7 +224,7 @@ def send_body_to_healthz(service):
     [(500, idle), (100, a_byte_a_second), (5, send_malformed), (3, pipeline),
      (3, send_body_to_healthz)],
 )  # fmt: skip
-def test_clients_that_ask_for_nothing_leave_mining_9_tenths_of_its_rate(app, usual, count, client):
+def test_mining_keeps_90_percent_of_its_rate_with_idle_and_slow_clients(app, usual, count, client):
     assert best_of_4(lambda: survives(app, count, client), 0.9 * usual) >= 0.9 * usual
 
 
@@ -260,13 +260,13 @@ def ask_for_json(service):
     [(5, send_1_mb_of_headers), (5, send_one_byte_chunks), (20, post_1_mib),
      (50, draw_1_mib_slowly), (70, ask_for_json)],
 )  # fmt: skip
-def test_flood_leaves_probes_answered_and_mining_its_rate_5_s_after_it(app, usual, count, client):
+def test_probes_are_answered_during_a_flood_and_mining_recovers_in_5_s(app, usual, count, client):
     survives(app, count, client)
     time.sleep(5)
     assert best_of_4(lambda: rate(app), 0.9 * usual) >= 0.9 * usual
 
 
-def test_after_all_that_nothing_is_lost_and_nothing_counted_twice(app):
+def test_every_hash_is_counted_exactly_once_after_all_abuse(app):
     worker = only(app, "worker")
     address = inspect(worker, ADDRESS)  # while it runs
     docker("stop", worker)

@@ -1,4 +1,4 @@
-"""What may fail while it mines, and the equation that holds afterwards. FULL=1 takes longer."""
+"""Failures while mining, after which every unit is counted once. FULL=1 takes longer."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def stack(tmp_path):
 
 @pytest.fixture
 def real(tmp_path):
-    """A stack on a real Redis, in a container that appends each write to its file."""
+    """A stack with a real Redis, in a container that appends each write to its file."""
     port, command = free_port(), ["redis-server", "--appendonly", "yes", "--appendfsync", "always"]
     stack = Stack(tmp_path, REDIS_URL=f"redis://127.0.0.1:{port}")
     where = ("-p", f"127.0.0.1:{port}:6379", "--label", LABEL)
@@ -40,7 +40,7 @@ def real(tmp_path):
 
 
 def mines(stack, rate, seconds=5):
-    """Wait until hasher serves `rate` units/s: mining is back within 5 s of a service's return."""
+    """Wait until hasher serves `rate` units/s, which must be within `seconds`."""
 
     def fast_enough():
         before = stack.served()
@@ -56,14 +56,14 @@ def stop_workers(stack):
 
 
 def all_is_counted_once(stack):
-    """Assert that what hasher served, what the workers logged and the counter are the same."""
+    """Assert that hasher served, workers logged and Redis counted the same number of units."""
     stop_workers(stack)
-    stack.stop("hasher")  # its log is complete
+    stack.stop("hasher")  # so its log is complete
     assert stack.served() == stack.logged() == stack.hashes() > 0
     assert not any("Traceback" in log.read_text() for log in stack.logs.glob("worker*.log"))
 
 
-def test_mining_is_back_within_5_s_of_each_service_killed_and_started_again(real):
+def test_mining_recovers_within_5_s_after_a_service_is_killed_and_restarted(real):
     workers = [f"worker.{i}" for i in range(5)]
     real.start("webui").ready().start(*workers)
     mines(real, 8, 10)
@@ -76,12 +76,12 @@ def test_mining_is_back_within_5_s_of_each_service_killed_and_started_again(real
         real.redis("start")
         mines(real, 8)
     stop_workers(real)
-    in_flight = 5 * ROUNDS  # a unit of each worker when hasher is killed, served and not logged
+    in_flight = 5 * ROUNDS  # each worker's unit when hasher is killed: served, not logged
     assert real.logged() <= real.hashes() <= real.served() + in_flight
     assert real.served() - real.hashes() <= in_flight + 12 * ROUNDS  # a killed worker's last units
 
 
-def test_redis_paused_for_some_seconds_loses_nothing(real):
+def test_no_unit_is_lost_while_redis_is_paused(real):
     real.start("worker")
     mines(real, 3, 10)
     real.redis("pause")
@@ -94,15 +94,15 @@ def test_redis_paused_for_some_seconds_loses_nothing(real):
     assert real.lines(f":{real.ports['redis']}")
 
 
-def test_redis_killed_and_restarted_with_its_file_loses_nothing(real):
+def test_no_unit_is_lost_when_redis_is_killed_and_restarted_with_its_file(real):
     real.start("worker")
     mines(real, 3, 10)
     for _ in range(ROUNDS):
         real.redis("kill")
         missed = len(real.lines("trying again"))
-        wait_until(lambda n=missed: len(real.lines("trying again")) > n + 1, 8, "Redis is missed")
+        wait_until(lambda n=missed: len(real.lines("trying again")) > n + 1, 8, "two failures")
         real.redis("start")
-        before = wait_until(real.hashes, 5, "redis is back")
+        before = wait_until(real.hashes, 5, "redis answers")
         wait_until(lambda before=before: real.hashes() > before, 5, "it counts again")
     all_is_counted_once(real)
 
@@ -112,12 +112,12 @@ def test_lost_replies_of_redis_count_nothing_twice(real):
     real.start("worker", REDIS_URL=f"redis://127.0.0.1:{proxy.port}")
     for _ in range(ROUNDS):
         before = real.logged()
-        wait_until(lambda before=before: real.logged() > before, 8, "it counts")
+        wait_until(lambda before=before: real.logged() > before, 8, "a count")
         passed = []
         proxy.request = lambda data, sink, passed=passed: passed.append(b"EXEC" in data) or True
         proxy.reply = lambda data, sink, passed=passed: not any(passed)
         wait_until(lambda passed=passed: any(passed), 5, "a transaction whose reply is lost")
-        time.sleep(2.5)  # nor is there a reply on a new connection
+        time.sleep(2.5)  # new connections get no reply either
         proxy.request = proxy.reply = None
     mines(real, 3)
     all_is_counted_once(real)
@@ -146,7 +146,7 @@ def test_first_attempt_that_reaches_redis_after_its_retry_counts_nothing_twice(r
     all_is_counted_once(real)
 
 
-def test_killed_worker_counts_no_unit_too_many(real):
+def test_killed_worker_never_overcounts(real):
     for number in range(ROUNDS):
         real.start(f"worker.{number}")
         mines(real, 3, 10)
@@ -158,9 +158,9 @@ def test_killed_worker_counts_no_unit_too_many(real):
 
 
 @pytest.mark.parametrize("last", ["rng", "hasher", "redis"])
-def test_dependency_missing_at_the_start_is_waited_for(stack, last):
+def test_worker_waits_for_a_dependency_that_is_missing_at_start(stack, last):
     stack.start("worker", *{"rng", "hasher", "redis"} - {last})
-    wait_until(lambda: stack.lines("trying again"), 5, "it is missed")
+    wait_until(lambda: stack.lines("trying again"), 5, "an attempt fails")
     time.sleep(3)
     stack.start(last)
     wait_until(stack.hashes, 4, "the first hash is counted")
@@ -170,14 +170,14 @@ def test_dependency_missing_at_the_start_is_waited_for(stack, last):
 
 @pytest.mark.parametrize("name", ["rng", "hasher"])
 @pytest.mark.skipif(not FULL, reason="takes 30 s")
-def test_silent_service_is_given_up_after_30_s(stack, name):
+def test_request_to_a_silent_service_times_out_after_30_s(stack, name):
     stack.start("redis", "rng", "hasher").ready()
     proxy, silent = Proxy(stack.ports[name]), threading.Event()
     stack.start("worker", **{f"{name.upper()}_URL": f"http://127.0.0.1:{proxy.port}"})
     mines(stack, 3, 10)
     proxy.answer = lambda client: silent.wait(45)
     start = time.monotonic()
-    wait_until(lambda: stack.lines(f":{proxy.port}"), 33, "it is given up")
+    wait_until(lambda: stack.lines(f":{proxy.port}"), 33, "the timeout")
     assert time.monotonic() - start > 29
     proxy.answer = None
     silent.set()
@@ -185,7 +185,7 @@ def test_silent_service_is_given_up_after_30_s(stack, name):
     all_is_counted_once(stack)
 
 
-def test_name_that_does_not_resolve_for_a_while_is_found_again(stack, tmp_path):
+def test_mining_recovers_when_a_host_name_resolves_again(stack, tmp_path):
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost rng.test\n")
     stack.start("redis", "rng", "hasher").ready()
@@ -201,7 +201,7 @@ def test_name_that_does_not_resolve_for_a_while_is_found_again(stack, tmp_path):
     all_is_counted_once(stack)
 
 
-def test_name_server_that_is_silent_is_503_within_3_s(stack, tmp_path):
+def test_webui_answers_503_within_3_s_when_the_name_server_is_silent(stack, tmp_path):
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.99\n")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.99", 53))
@@ -217,7 +217,7 @@ def test_name_server_that_is_silent_is_503_within_3_s(stack, tmp_path):
 
 
 @pytest.mark.skipif(not FULL, reason="takes 30 s, as some workers wait for an answer")
-def test_rng_that_comes_back_with_another_address_is_found_by_every_worker(built, start_image):
+def test_every_worker_finds_rng_at_its_new_address(built, start_image):
     built.down()
     built.up(worker=5)
     (rng,), workers = built.containers("rng"), built.containers("worker")

@@ -1,4 +1,4 @@
-"""What somebody who scans the services finds: the files of the page, and nothing else."""
+"""A scan of the services finds the files of the page and nothing else."""
 
 import itertools
 import re
@@ -21,7 +21,7 @@ PAGE = ("/", "/index.html", "/page.css", "/json", "/speed", "/healthz", "/nothin
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory):
-    """The three that speak HTTP, without a Redis: /json is a 503."""
+    """The three HTTP services, without a Redis: /json is a 503."""
     stack = Stack(tmp_path_factory.mktemp("logs"))
     stack.start(*HTTP).ready()
     yield stack
@@ -30,7 +30,7 @@ def services(tmp_path_factory):
 
 
 def send(stack, service, head):
-    """Send `head` as it stands; return status, headers by lower-case name, and body."""
+    """Send `head` unchanged; return status, headers by lower-case name, and body."""
     with socket.create_connection(("127.0.0.1", stack.ports[service]), timeout=5) as sock:
         sock.sendall(head.encode("latin-1"))
         answer = b"".join(iter(lambda: sock.recv(65536), b"")).decode("latin-1")
@@ -54,7 +54,7 @@ def is_guarded(headers):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_file_is_served_as_it_is_with_its_type(services, file):
+def test_file_is_served_unchanged_with_its_content_type(services, file):
     status, headers, body = ask(services, f"/{file.name}")
     assert (status, body) == (200, file.read_bytes().decode("latin-1"))
     assert headers["content-type"] == TYPES[file.suffix]
@@ -62,7 +62,7 @@ def test_file_is_served_as_it_is_with_its_type(services, file):
 
 
 @pytest.mark.parametrize("folder", ["", "files/", "json/"])
-def test_no_path_leads_out_of_the_files(services, folder):
+def test_path_traversal_is_404(services, folder):
     ups = ("..", "%2e%2e", ".%2E", "%252e%252e", "..;", "..%00", "..%c0%af")
     slashes = ("/", "//", "%2f", "%252F", "\\", "%5c")
     starts = ("/", "%2f", "%252f", "\\", "file:///", "~/", f"{ROOT}/webui/")
@@ -80,7 +80,7 @@ def test_folder_is_not_listed(services, target):
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "TRACE", "CONNECT", "ANYTHING"])
 @pytest.mark.parametrize("target", PAGE)
-def test_other_methods_are_refused(services, target, method):
+def test_other_methods_are_rejected(services, target, method):
     status, headers, _ = ask(services, target, method)
     assert status == 405
     assert set(headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
@@ -88,7 +88,7 @@ def test_other_methods_are_refused(services, target, method):
 
 
 @pytest.mark.parametrize("host", ["", "evil.example", "x y", "[::1", "<script>", "h" * 5000])
-def test_host_header_does_not_get_into_the_answer(services, host):
+def test_host_header_is_not_reflected(services, host):
     for target in ("/", "//evil.example/%2e%2e", "http://evil.example/"):
         status, headers, body = ask(services, target, host=host)
         assert status in (302, 400, 404)
@@ -114,7 +114,7 @@ def test_host_header_does_not_get_into_the_answer(services, host):
     ],
     ids=lambda head: ascii(head[:28]),
 )
-def test_no_answer_tells_a_version_or_echoes_markup(services, service, head):
+def test_no_answer_reveals_a_version_or_echoes_markup(services, service, head):
     status, headers, body = send(services, service, head)
     assert status < 500 or (service, status) == ("webui", 503)
     assert headers.get("server", "gunicorn") == "gunicorn"

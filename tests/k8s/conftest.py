@@ -1,4 +1,4 @@
-"""The application on a cluster of two nodes, deployed from node 1, and a second copy beside it."""
+"""The application on a cluster of two nodes, deployed from node 1, and more copies of it."""
 
 import os
 
@@ -11,7 +11,7 @@ RESTRICTED = "kustomize", "--load-restrictor", "LoadRestrictionsNone", "k8s/rest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Add to a failure how the copies of the application are at that moment."""
+    """Add the state of all copies of the application to the report of a failure."""
     report = yield
     if report.failed:
         for copy in COPIES:
@@ -21,7 +21,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def make_copy(tmp_path_factory):
-    """A function that makes an empty namespace for a copy; in the end all are gone."""
+    """A function that makes an empty namespace for a copy; all are deleted at the end."""
     if "KUBECONFIG" not in os.environ:
         pytest.fail("KUBECONFIG must name the configuration of a cluster to test on")
     made = []
@@ -40,13 +40,13 @@ def make_copy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def app(make_copy, tmp_path_factory):
-    """The application as somebody at node 1 puts it there: clone, build, push, apply.
+    """The application, deployed on node 1: clone, build, push, apply.
 
     Its namespace enforces the Pod Security profile "baseline".
     """
     copy = make_copy("dockercoins", enforce="baseline")
     taint()
-    bare = tmp_path_factory.mktemp("clone") / "dockercoins.git"  # this tree, committed or not
+    bare = tmp_path_factory.mktemp("clone") / "dockercoins.git"  # with uncommitted changes
     git = f"git --git-dir={bare} --work-tree={ROOT}"
     author = "-c user.name=test -c user.email=test@localhost -c core.hooksPath=/dev/null"
     commit = f"{git} init -q && {git} add -A && {git} {author} commit -qm here"
@@ -67,7 +67,7 @@ def app(make_copy, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_nodes(app):
-    """Pods may run on the control plane, too, until the end; `app` has some on either node."""
+    """Let pods run on the control plane, too; `app` then has pods on both nodes."""
     taint(False)
     app.spread(rng=1, hasher=1, webui=1, worker=1)
     app.scale(rng=1, hasher=1, webui=1, worker=1)
@@ -77,7 +77,7 @@ def two_nodes(app):
 
 @pytest.fixture
 def rng_deployment(app, two_nodes):
-    """The Deployment of rng, put back in the place of the DaemonSet that a test makes."""
+    """Restore the Deployment of rng after a test has replaced it with a DaemonSet."""
     yield
     app.kubectl("apply", "-f", "k8s/rng.yaml")
     app.settled("rng")
@@ -86,7 +86,7 @@ def rng_deployment(app, two_nodes):
 
 @pytest.fixture(scope="session")
 def second(app, two_nodes, make_copy):
-    """A copy in a namespace that enforces "restricted", by the overlay; damage is done to it."""
+    """A copy for destructive tests, in a namespace that enforces "restricted"."""
     copy = make_copy("second", enforce="restricted")
     copy.kubectl("apply", "-f", "-", stdin=copy.kubectl(*RESTRICTED))
     copy.settled()
@@ -96,7 +96,7 @@ def second(app, two_nodes, make_copy):
 
 @pytest.fixture(scope="session")
 def by_hand(app, two_nodes, make_copy):
-    """A copy that is made by commands alone, as in the workshop."""
+    """A copy created by kubectl commands only, as in the workshop."""
     copy = make_copy("by-hand")
     copy.kubectl("create", "deployment", "redis", "--image=redis:8-alpine")
     for service in ("hasher", "rng", "webui", "worker"):

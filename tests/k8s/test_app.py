@@ -1,4 +1,4 @@
-"""What DockerCoins promises on a Kubernetes cluster, in the order of the workshop."""
+"""What DockerCoins promises on Kubernetes, in the order of the workshop."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from support import wait_until
 from support.cluster import (
     SCALED,
     SERVICES,
-    Departures,
+    Terminations,
     Visitor,
     fetch,
     get,
@@ -23,20 +23,20 @@ PORT_80 = 1 << 10  # the capability NET_BIND_SERVICE
 HTTPING = "command -v httping > /dev/null || { apt-get update; apt-get install -y httping; }"
 
 
-def test_four_commands_give_ready_pods_and_none_restarted(app):
+def test_four_commands_deploy_ready_pods_without_restarts(app):
     pods = app.pods()
     assert sorted(pod["metadata"]["labels"]["app"] for pod in pods) == sorted(SERVICES)
     assert all(status["ready"] for pod in pods for status in pod["status"]["containerStatuses"])
     assert set(app.restarts().values()) == {0}
 
 
-def test_all_pods_run_beside_the_tainted_control_plane(app):
+def test_workers_run_only_on_the_node_without_the_taint(app):
     assert set(app.nodes("worker")) == {"node2"}
     images = run("docker", "exec", "node2", "crictl", "images")
     assert all(f"127.0.0.1:30500/dockercoins/{service}:v1.0" in images for service in SCALED)
 
 
-def test_page_and_json_are_there_on_the_port_of_each_node(app):
+def test_page_and_json_are_served_on_the_node_port_of_each_node(app):
     for node in "node1", "node2":
         assert b"<html" in fetch(app.url("/", node))
         assert fetch(app.url("/json", node)).startswith(b'{"coins":')
@@ -70,15 +70,15 @@ def test_ten_workers_mine_10_hashes_per_second(app):
 
 def test_curl_and_httping_on_node_1_find_the_bottleneck(app):
     def ping(service):
-        said = app.type(f"{HTTPING}; httping -c 4 $(kubectl get service {service} {address})")
-        return float(re.search("min/avg/max = [^/]+/([^/]+)/", said)[1])  # milliseconds
+        output = app.type(f"{HTTPING}; httping -c 4 $(kubectl get service {service} {address})")
+        return float(re.search("min/avg/max = [^/]+/([^/]+)/", output)[1])  # milliseconds
 
     address = "-o jsonpath={.spec.clusterIP}"
     app.scale(worker=10, rng=1, hasher=1)
     for service in "rng", "hasher":
-        said = app.type(f"curl -s $(kubectl get service {service} {address})")
+        answer = app.type(f"curl -s $(kubectl get service {service} {address})")
         (pod,) = app.names(service)
-        assert said == f"{service.upper()} running on {pod}\n"
+        assert answer == f"{service.upper()} running on {pod}\n"
     assert 500 < ping("rng") < 1000
     assert ping("hasher") < 50
 
@@ -105,21 +105,21 @@ def test_more_replicas_of_rng_mine_faster(app, two_nodes, replicas, lowest, limi
 def test_rollout_restart_loses_nothing(app, two_nodes, service):
     app.scale(worker=10, rng=1)
     before, old = app.restarts(), app.names(service)
-    with Visitor(app.url("/json")) as visitor, Departures(app, service) as departures:
+    with Visitor(app.url("/json")) as visitor, Terminations(app, service) as terminations:
         started, first, others = time.monotonic(), app.mining(), before.keys() - old
         app.kubectl("rollout", "restart", "deployment", service)
         app.settled(service)
-        gone_after = departures.wait_for(old)
+        took = terminations.wait_for(old)
         lost = time.monotonic() - started - (app.mining() - first) / 10
-    print(f"{service}: {lost:.1f} s of mining, gone after", *gone_after)
+    print(f"{service}: {lost:.1f} s of mining lost, pods exit after", *took)
     assert lost < 3  # seconds of mining, at 10 hashes/s
-    assert max(gone_after) <= 6  # they are given in whole seconds
+    assert max(took) <= 6  # Kubernetes reports deletions in whole seconds
     assert not visitor.failures and visitor.asked > 20
     after = app.restarts()
     assert all(after[name] == before[name] for name in others)
 
 
-def test_deleted_pods_are_replaced_and_mining_goes_on(app):
+def test_deleted_pods_are_replaced_and_mining_continues(app):
     victims = [min(app.names(service)) for service in SERVICES]
     app.kubectl("delete", "pod", *victims, "--wait=false")
     app.settled()
@@ -135,17 +135,17 @@ def test_daemonset_of_rng_takes_over_on_each_node(app, rng_deployment):
     app.scale(worker=10, rng=1)
     app.kubectl("apply", "-f", "k8s/rng-daemonset/")
     app.settled("rng", kind="daemonset")
-    ours = wait_until(lambda: len(found := addresses()) == 3 and found, 30, "all behind rng")
+    ours = wait_until(lambda: len(found := addresses()) == 3 and found, 30, "the endpoints of all")
     app.kubectl("delete", "deployment", "rng")
-    wait_until(lambda: len(found := addresses()) == 2 and found < ours, 30, "its pods alone")
+    wait_until(lambda: len(found := addresses()) == 2 and found < ours, 30, "the DaemonSet's")
     assert app.nodes("rng") == ["node1", "node2"]
-    assert app.best_rate(15, 10) >= 15  # more than one rng can
+    assert app.best_rate(15, 10) >= 15  # one rng can serve 10
 
 
 def test_new_tag_is_pulled_on_both_nodes_from_a_registry_on_node_1(app, two_nodes):
     tag = f"test-{os.getpid()}"
     image = f"127.0.0.1:30500/dockercoins/webui:{tag}"
-    with only("node1"):  # at first it was on node 2, beside the taint
+    with only("node1"):  # it started on node 2: node 1 had the taint
         run("kubectl", "-n", "registry", "rollout", "restart", "deployment", "registry")
         run("kubectl", "-n", "registry", "rollout", "status", "deployment", "registry")
     assert {pod["spec"]["nodeName"] for pod in get("pods", "-n", "registry")["items"]} == {"node1"}
@@ -169,7 +169,7 @@ def test_new_tag_is_pulled_on_both_nodes_from_a_registry_on_node_1(app, two_node
 
 def test_fifty_workers_run_without_a_restart(app, two_nodes):
     app.scale(worker=50, rng=1, hasher=1, webui=1, timeout=180)
-    assert app.best_rate(9, 20) >= 9  # rng is as busy as it can be
+    assert app.best_rate(9, 20) >= 9  # the limit of rng is 10
     assert len(app.restarts()) == 54 and set(app.restarts().values()) == {0}
     app.scale(worker=1)
 
@@ -184,7 +184,7 @@ def test_restarted_container_of_redis_keeps_the_data(second):
     assert sum(second.restarts("worker").values()) == 0
 
 
-def test_rollout_restart_of_redis_starts_counting_afresh(second):
+def test_rollout_restart_of_redis_resets_the_counter(second):
     count = second.mining(than=60)
     second.kubectl("rollout", "restart", "deployment", "redis")
     second.settled("redis")
@@ -193,7 +193,7 @@ def test_rollout_restart_of_redis_starts_counting_afresh(second):
     assert sum(second.restarts("worker").values()) == 0
 
 
-def test_worker_whose_services_are_away_is_not_restarted_and_names_them(second):
+def test_worker_without_rng_and_redis_logs_the_address_and_is_not_restarted(second):
     second.scale(worker=1, rng=0, redis=0)
     (name,) = second.names("worker")
     wait_until(
@@ -206,6 +206,6 @@ def test_worker_whose_services_are_away_is_not_restarted_and_names_them(second):
     assert second.restarts("worker") == {name: 0}
 
 
-def test_manifests_of_the_options_are_accepted(second):
+def test_optional_manifests_are_accepted(second):
     for option in ("network-policies", "redis-volume"):
         second.kubectl("apply", "--dry-run=server", "-f", f"k8s/{option}/")

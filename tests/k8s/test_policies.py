@@ -1,4 +1,4 @@
-"""The network policies, by packets: each pod tries to connect to each other one."""
+"""The network policies: each pod tries to connect to every other one."""
 
 import socket
 import subprocess
@@ -25,7 +25,7 @@ with ThreadPoolExecutor(50) as pool:
 
 
 class End:
-    """An end of a connection: a pod, "foreign" for one of another namespace, or a name outside."""
+    """A pod (of the service "foreign" if in another namespace) or an address outside."""
 
     def __init__(self, service, pod=None, address=None):
         self.service, self.pod, self.address, self.name = service, pod, address, service
@@ -38,8 +38,8 @@ class End:
         others = [end for end in targets if end.name != self.name]
         command = ["nsenter", "-t", processes(self.pod)[0]["Pid"], "-n", "python3", "-c", CONNECT]
         command += [":".join(map(str, end.address)) for end in others]
-        said = subprocess.check_output(command, text=True, timeout=60).split()
-        return {end.name for end, answer in zip(others, said, strict=True) if answer == "1"}
+        output = subprocess.check_output(command, text=True, timeout=60).split()
+        return {end.name for end, answer in zip(others, output, strict=True) if answer == "1"}
 
     def may_reach(self, target):
         """Return whether the policies allow it."""
@@ -50,13 +50,13 @@ class End:
 
 @pytest.fixture(scope="module")
 def fenced(app, two_nodes, by_hand):
-    """The copy made by hand, with a stranger in it; and its ends, those in `app` among them."""
+    """The copy made by hand plus an unknown pod, and a function returning sources and targets."""
     image = "--image=127.0.0.1:30500/dockercoins/rng:v1.0"
     by_hand.kubectl("create", "deployment", "stranger", image)
     by_hand.spread(rng=1, hasher=1, webui=1, worker=1, stranger=1)
-    app.spread(rng=1, worker=1)  # "app: worker" is in each namespace somebody else
+    app.spread(rng=1, worker=1)  # the same labels in another namespace
 
-    # This machine is no node: a pod always reaches its own node, and so the API server's.
+    # A server outside the cluster: no policy keeps a pod from connecting to its own node.
     with socket.socket(type=socket.SOCK_DGRAM) as here:
         here.connect((address_of("node1"), 9))
         internet = socket.create_server((here.getsockname()[0], 0))
@@ -73,7 +73,7 @@ def fenced(app, two_nodes, by_hand):
 
 
 def serves(end):
-    """Return whether something listens in a pod: workers have no port."""
+    """Return whether a pod listens on a port: workers do not."""
     return end.pod["metadata"]["labels"]["app"] != "worker"
 
 
@@ -96,25 +96,25 @@ def allowed(sources, targets):
     }
 
 
-def test_without_policies_everything_is_reached(fenced):
+def test_without_policies_everything_is_reachable(fenced):
     _, ends = fenced
     sources, targets = ends()
     everything = {end.name for end in targets}
     assert seen(sources, targets) == {end.name: everything - {end.name} for end in sources}
 
 
-def test_pods_from_before_reach_what_the_policies_allow_and_nothing_else(fenced):
+def test_existing_pods_reach_what_the_policies_allow_and_nothing_else(fenced):
     copy, ends = fenced
     copy.kubectl("apply", "-f", "k8s/network-policies/")
     stranger = next(end for end in ends()[0] if end.service == "stranger")
-    wait_until(lambda: not stranger.reaches(ends()[1]), 10, "the policies act")
+    wait_until(lambda: not stranger.reaches(ends()[1]), 10, "the policies take effect")
     sources, targets = ends()
     assert seen(sources, targets) == allowed(sources, targets)
 
 
-def test_pods_that_come_after_reach_what_the_policies_allow_and_nothing_else(fenced):
+def test_new_pods_reach_what_the_policies_allow_and_nothing_else(fenced):
     copy, ends = fenced
-    for count, node in enumerate(NODES, 3):  # one more of each on either node
+    for count, node in enumerate(NODES, 3):  # one more of each on each node
         with only(node):
             copy.scale(**dict.fromkeys((*SCALED, "stranger"), count))
     sources, targets = ends()
@@ -122,7 +122,7 @@ def test_pods_that_come_after_reach_what_the_policies_allow_and_nothing_else(fen
     assert seen(sources, targets) == allowed(sources, targets)
 
 
-def test_mining_goes_on_and_the_page_is_reached_from_outside(fenced):
+def test_mining_continues_and_the_page_is_reachable_from_outside(fenced):
     copy, _ = fenced
     copy.mining(than=copy.mining() + 10)
     assert all(b"<html" in fetch(copy.url("/", node)) for node in NODES)

@@ -1,4 +1,4 @@
-"""Prometheus beside the application: its numbers, its alerts, its network policies by packets."""
+"""Prometheus beside the application: its metrics, its alerts, its network policies."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ ALLOWED |= {("redis-exporter", "redis"), ("worker", "redis"), ("webui", "redis")
 ALLOWED |= {("worker", "rng"), ("worker", "hasher")}
 ALLOWED |= {(each, "dns") for each in (*PODS, "worker", "webui")}
 ALLOWED |= {("foreign", each) for each in ("prometheus", "webui", "dns")}  # of another namespace
-# What kubectl applies: the manifests with the releases of the images that the nodes have.
+# The tests apply the manifests with the image releases that the nodes have.
 OLDER = "s/prometheus:v3.*/prometheus:v2.53.3/; s/exporter:v0.*/exporter:v0.26.0/; "
 OLDER += "s/exporter:v1.*/exporter:v1.69.0/; $a ---"
 SPEED = 'sum(rate(redis_key_value{key="hashes"}[30s]))'
@@ -40,12 +40,12 @@ class Prometheus:
         return json.loads(fetch(f"{self.urls[0]}/api/v1/{path}?{urlencode(query)}"))["data"]
 
     def values(self, query, **options):
-        """Return the values that a query gives, by instance."""
+        """Return the results of a query, {instance: value}."""
         found = self.get("query", query=query, **options)["result"]
         return {each["metric"].get("instance"): float(each["value"][1]) for each in found}
 
     def value(self, query):
-        """Return the one value that a query gives."""
+        """Return the only value in the results of a query."""
         (value,) = self.values(query).values()
         return value
 
@@ -66,19 +66,19 @@ def prometheus(app, two_nodes, make_copy):
     copy.remove()
 
 
-def test_the_restricted_profile_admits_it_and_all_targets_answer(prometheus):
+def test_restricted_profile_admits_prometheus_and_all_targets_are_up(prometheus):
     up = {"redis-exporter:9121": 1, "rng": 1, "hasher": 1}
     wait_until(lambda: prometheus.values("up") == up, 30, "all targets are up")
     wait_until(lambda: prometheus.value('redis_key_size{key="wallet"}') > 0, 30, "a coin")
 
 
-def test_the_alert_on_mining_holds_without_a_counter(prometheus):
+def test_mining_alert_is_true_without_a_counter(prometheus):
     rules = prometheus.get("rules")["groups"][0]["rules"]
     (query,) = [each["query"] for each in rules if each["name"] == "MiningHasStopped"]
-    assert prometheus.values(query, time=1) == {None: 0}  # in 1970 there was none
+    assert prometheus.values(query, time=1) == {None: 0}  # there was no counter in 1970
 
 
-def test_ten_workers_show_in_the_speed_and_in_rngs_time_but_not_in_hashers(prometheus):
+def test_ten_workers_raise_the_speed_and_the_response_time_of_rng_only(prometheus):
     prometheus.copy.scale(worker=10)
     counted = prometheus.copy.rate(30)
     about = pytest.approx(counted, rel=0.05)
@@ -89,7 +89,7 @@ def test_ten_workers_show_in_the_speed_and_in_rngs_time_but_not_in_hashers(prome
     wait_until(lambda: prometheus.alerts() == {"RngQueueIsLong"}, 30, "the alert fires")
 
 
-def test_more_replicas_of_rng_shorten_its_time_and_resolve_the_alert(prometheus):
+def test_more_replicas_of_rng_shorten_its_response_time_and_resolve_the_alert(prometheus):
     prometheus.copy.scale(rng=5)
     time = 'avg_over_time(probe_duration_seconds{instance="rng"}[20s])'
     wait_until(lambda: prometheus.value(time) < 0.3, 60, "rng answers faster")
@@ -103,7 +103,7 @@ def connects(pod, address, port):
     return not subprocess.run(command, capture_output=True, check=False).returncode
 
 
-def test_with_the_policies_each_pod_reaches_what_it_asks_and_nothing_else(prometheus, app):
+def test_policies_allow_what_each_pod_needs_and_nothing_else(prometheus, app):
     prometheus.copy.kubectl("apply", "-f", "k8s/network-policies/")
     pods = {pod["metadata"]["labels"]["app"]: pod for pod in prometheus.copy.pods()}
     addresses = {name: pod["status"]["podIP"] for name, pod in pods.items() if name != "worker"}
@@ -119,17 +119,17 @@ def test_with_the_policies_each_pod_reaches_what_it_asks_and_nothing_else(promet
             ]
         return {pair for pair, answer in zip(pairs, answers, strict=True) if answer.result()}
 
-    wait_until(lambda: reached() == ALLOWED, 20, "the policies act")
+    wait_until(lambda: reached() == ALLOWED, 20, "the policies take effect")
     assert reached() == ALLOWED
 
 
-def test_with_the_policies_all_targets_answer_and_the_page_is_reached(prometheus):
-    all_well = "min(up) + min(probe_success) + min(redis_up)"
-    wait_until(lambda: prometheus.value(all_well) == 3, 20, "all targets answer")
+def test_all_targets_and_the_page_are_reachable_with_the_policies(prometheus):
+    healthy = "min(up) + min(probe_success) + min(redis_up)"
+    wait_until(lambda: prometheus.value(healthy) == 3, 20, "all targets answer")
     assert all(b"Prometheus" in fetch(f"{url}/") for url in prometheus.urls)
 
 
-def test_the_alert_on_mining_fires_without_hasher_and_is_resolved_with_it(prometheus):
+def test_mining_alert_fires_without_hasher_and_is_resolved_afterwards(prometheus):
     prometheus.copy.scale(hasher=0)
     wait_until(lambda: "MiningHasStopped" in prometheus.alerts(), 60, "the alert fires")
     prometheus.copy.scale(hasher=1)

@@ -1,4 +1,4 @@
-"""What people type in the workshop, on the images alone and on top of the manifests."""
+"""The commands of the workshop, with the images alone and on top of the manifests."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ IMAGES |= {"redis": "redis:8-alpine"}
 
 
 def original(service):
-    """Return the objects of a service as the workshop's own manifest has them: bare."""
+    """Yield the objects of a service as in the manifest of the original workshop."""
     labels, port = {"app": service}, 6379 if service == "redis" else 80
     container = {"name": service, "image": IMAGES[service]}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
@@ -31,7 +31,7 @@ def test_copy_made_by_hand_mines(by_hand):
     assert set(by_hand.restarts().values()) == {0}
 
 
-def test_manifest_of_the_originals_shape_mines(app, make_copy):
+def test_manifest_like_that_of_the_original_mines(app, make_copy):
     copy = make_copy("original")
     things = [
         {"apiVersion": version, "kind": kind, "spec": spec}
@@ -59,7 +59,7 @@ def test_port_forward_to_the_deployment_on_port_80(app):
             forward.terminate()
 
 
-def test_services_made_by_hand_lead_to_the_pods(app):
+def test_services_created_by_hand_reach_the_pods(app):
     app.kubectl("delete", "service", "webui")
     app.kubectl("create", "service", "nodeport", "webui", "--tcp=80")
     assert wait_until(lambda: b"<html" in fetch(app.url("/")), 10, "create service")
@@ -70,7 +70,7 @@ def test_services_made_by_hand_lead_to_the_pods(app):
     app.kubectl("delete", "service", "more")
 
 
-def test_liveness_probe_on_port_80_restarts_busy_rng_and_neither_hasher_nor_webui(app):
+def test_liveness_probe_of_the_index_restarts_busy_rng_and_neither_hasher_nor_webui(app):
     def paste(service):
         probe = {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1, "timeoutSeconds": 1}
         container = {"name": service, "livenessProbe": probe}
@@ -100,7 +100,7 @@ def tainted():
         taint(False)
 
 
-def test_daemonset_made_from_the_dump_mines_with_one_pod_on_each_node(app, rng_deployment):
+def test_daemonset_made_from_the_exported_deployment_runs_on_each_node(app, rng_deployment):
     app.scale(worker=10, rng=1)
     with tainted():
         app.type(
@@ -111,13 +111,13 @@ def test_daemonset_made_from_the_dump_mines_with_one_pod_on_each_node(app, rng_d
             "kubectl delete deploy rng"
         )
         app.settled("rng", kind="daemonset")
-        wait_until(lambda: app.nodes("rng") == ["node2"], 30, "one pod, beside the taint")
+        wait_until(lambda: app.nodes("rng") == ["node2"], 30, "one pod, on node 2")
     wait_until(lambda: app.nodes("rng") == ["node1", "node2"], 30, "a pod on each node")
     app.settled("rng", kind="daemonset")
-    assert app.best_rate(15, 10) >= 15  # more than one rng can
+    assert app.best_rate(15, 10) >= 15  # one rng can serve 10
 
 
-def test_restricted_namespace_runs_the_overlay_and_refuses_other_pods(second):
+def test_restricted_namespace_runs_the_overlay_and_rejects_other_pods(second):
     second.mining(than=second.mining())
     assert set(second.restarts("worker").values()) == {0}
     with pytest.raises(AssertionError, match="restricted"):

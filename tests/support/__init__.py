@@ -1,4 +1,4 @@
-"""What the tests share: processes, containers, clusters, browsers, and one way of waiting."""
+"""What the tests share: processes, containers, clusters, browsers, and how to wait."""
 
 import time
 

@@ -19,11 +19,11 @@ SERVICES = ("redis", "rng", "hasher", "webui", "worker")
 SCALED = SERVICES[1:]
 NODES = ("node1", "node2")
 TAINT = "node-role.kubernetes.io/control-plane"
-COPIES = []  # of the application, while they are there
+COPIES = []  # the copies of the application that exist now
 
 
 def run(*command, timeout=120, stdin=None, **env):
-    """Return what a command prints, run in the clone; a failure shows what it said."""
+    """Run a command in the repository and return its output; a failure shows the output."""
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | env, input=stdin, text=True, capture_output=True,
         timeout=timeout, check=False,
@@ -33,13 +33,13 @@ def run(*command, timeout=120, stdin=None, **env):
 
 
 def get(*args):
-    """Return what `kubectl get` gives, as objects."""
+    """Return the parsed JSON output of `kubectl get`."""
     return json.loads(run("kubectl", "get", *args, "-o", "json"))
 
 
 @contextmanager
 def only(node):
-    """Have new pods start on this node alone; on node1, too, its taint must have been removed."""
+    """Let new pods start on this node only; for node1, its taint must be removed first."""
     others = [name for name in NODES if name != node]
     run("kubectl", "cordon", *others)
     try:
@@ -49,7 +49,7 @@ def only(node):
 
 
 def taint(there=True):
-    """Have the control plane's taint there, as kubeadm leaves it, or remove it."""
+    """Set the control plane's taint, as kubeadm does, or remove it."""
     effect = [":NoSchedule", "--overwrite"] if there else ["-"]
     names = run("kubectl", "get", "node", NODES[0], "-o", "jsonpath={.spec.taints[*].key}")
     if there or TAINT in names.split():
@@ -69,7 +69,7 @@ def is_ready(node):
 
 
 def processes(pod):
-    """Return /proc/PID/status of each process of a pod, save `pause`, with its PID here."""
+    """Return /proc/PID/status of a pod's processes but `pause`, with their PIDs on this machine."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
@@ -81,7 +81,7 @@ def processes(pod):
 
 
 def logs_on_disk(node, namespace, app):
-    """Return the logs of a service's pods, by name, from the disk of a node that may be dead."""
+    """Return {pod: log} of a service, read from the disk of a node that may be down."""
     logs = {}
     command = ["docker", "cp", f"{node}:/var/log/pods", "-"]
     with (
@@ -96,7 +96,7 @@ def logs_on_disk(node, namespace, app):
 
 
 def wait_until_gone(namespaces):
-    """Wait until these namespaces are gone, with all that was in them."""
+    """Wait until these namespaces and everything in them are deleted."""
     names = [f"namespace/{name}" for name in namespaces]
     left = ["kubectl", "get", "--ignore-not-found", *names]
     wait_until(lambda: not run(*left), 150, f"{names} gone")
@@ -105,7 +105,7 @@ def wait_until_gone(namespaces):
 class Copy:
     """A copy of the application in a namespace that enforces the Pod Security profile `enforce`.
 
-    In its kubeconfig that namespace is the current one.
+    That namespace is the current one in its kubeconfig.
     """
 
     def __init__(self, namespace, kubeconfig, enforce="privileged"):
@@ -122,23 +122,23 @@ class Copy:
         return run("kubectl", *args, **options, **self.env)
 
     def environment(self):
-        """Return the environment of a command whose kubectl has the namespace of this copy."""
+        """Return the environment in which kubectl uses the namespace of this copy."""
         return os.environ | self.env
 
     def type(self, script, folder="/root/dockercoins", timeout=120):
-        """Return what commands print that are typed on node 1, whose kubectl has this namespace."""
+        """Run commands on node 1, with kubectl in this namespace, and return their output."""
         config = f"/root/{self.namespace}.config"
         run("docker", "cp", self.env["KUBECONFIG"], f"node1:{config}")
         shell = ["docker", "exec", "-e", f"KUBECONFIG={config}", "-w", folder, "node1", "bash"]
         return run(*shell, "-ec", script, timeout=timeout)
 
     def remove(self):
-        """Have the namespace deleted with all that is in it; wait_until_gone() waits for it."""
+        """Start deleting the namespace; wait_until_gone() waits for the end."""
         COPIES.remove(self)
         run("kubectl", "delete", "namespace", self.namespace, "--wait=false")
 
     def report(self):
-        """Return, for a test that failed: pods, last warnings, last lines of each service's log."""
+        """Return the pods, recent warnings and last log lines, for a failed test."""
         answers = []
         for asked in (
             ["get", "pods", "-o", "wide"],
@@ -146,16 +146,16 @@ class Copy:
             *(["logs", "-l", f"app={service}", "--tail=3", "--prefix"] for service in SERVICES),
         ):
             command, env = ["kubectl", *asked], self.environment()
-            said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-            answers += (said.stdout + said.stderr).splitlines()[-20:]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+            answers += (done.stdout + done.stderr).splitlines()[-20:]
         return "\n".join(answers)
 
     def get(self, *args):
-        """Return what `kubectl get` gives in the namespace, as objects."""
+        """Return the parsed JSON output of `kubectl get` in the namespace."""
         return json.loads(self.kubectl("get", *args, "-o", "json"))
 
     def pods(self, app=None):
-        """Return the pods, those of one service or all, without those that are being deleted."""
+        """Return the pods of one service, or of all, except those that are being deleted."""
         pods = self.get("pods", *(["-l", f"app={app}"] if app else []))["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
@@ -168,7 +168,7 @@ class Copy:
         return sorted(pod["spec"].get("nodeName", "") for pod in self.pods(app))
 
     def restarts(self, app=None):
-        """Return how often each container was restarted, by its pod's name."""
+        """Return {pod: how often its container was restarted}."""
         return {
             pod["metadata"]["name"]: status["restartCount"]
             for pod in self.pods(app)
@@ -192,7 +192,7 @@ class Copy:
             )
 
     def spread(self, **replicas):
-        """Have this many pods of services on either node, all of them new."""
+        """Replace the pods of services with this many new ones on each node."""
         self.scale(**{app: 0 for app in replicas})
         with only("node1"):
             self.scale(**replicas)
@@ -200,7 +200,7 @@ class Copy:
             self.scale(**{app: 2 * count for app, count in replicas.items()})
 
     def move(self, node, *apps):
-        """Have new pods of services in the place of all the old, on this node."""
+        """Replace all pods of services with new ones on this node."""
         with only(node):
             self.kubectl("rollout", "restart", "deployment", *apps)
             self.settled(*apps)
@@ -218,7 +218,7 @@ class Copy:
         )
 
     def rate(self, seconds):
-        """Return hashes/s from a step of the counter to the first one at least `seconds` later."""
+        """Return hashes/s, measured between two steps of the counter at least `seconds` apart."""
         address = self.url("/json")
         started, first = step(address)
         while True:
@@ -227,7 +227,7 @@ class Copy:
                 return (count - first) / (at - started)
 
     def best_rate(self, lowest, seconds):
-        """Return the first of three rates above `lowest`, or the best: load only lowers it."""
+        """Return the first of three rates to reach `lowest`, or the best: load only lowers it."""
         rates = []
         while len(rates) < 3 and max(rates, default=0) < lowest:
             rates.append(self.rate(seconds))
@@ -236,18 +236,18 @@ class Copy:
 
 
 def seconds(text):
-    """Return a time that Kubernetes gives, in seconds since the epoch."""
+    """Return a timestamp of Kubernetes in seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()
 
 
 def fetch(address):
-    """Return the body of a page, asked for on a connection of its own."""
+    """Return the body of a page, fetched on a new connection."""
     with urllib.request.urlopen(address, timeout=5) as answer:
         return answer.read()
 
 
 def hashes(address):
-    """Return the counter, or None when there is no number."""
+    """Return the counter, or None if there is none."""
     try:
         return int(json.loads(fetch(address))["hashes"])
     except (OSError, TypeError):  # redis is unreachable, or has counted no hash yet
@@ -255,16 +255,16 @@ def hashes(address):
 
 
 def step(address):
-    """Return when the counter was seen to make its next step, within 30 s, and its value."""
+    """Wait up to 30 s for the counter's next step; return when it was (s) and the new value."""
     before, end = hashes(address), time.monotonic() + 30
     while (now := hashes(address)) == before or now is None:
-        assert time.monotonic() < end, "the counter stands still"
+        assert time.monotonic() < end, "the counter does not grow"
         time.sleep(0.02)
     return time.monotonic(), now
 
 
 class Visitor(threading.Thread):
-    """Asks webui for /json ten times a second, and remembers each answer that did not come."""
+    """Requests /json of webui ten times a second and records each failure."""
 
     def __init__(self, address):
         super().__init__(daemon=True)
@@ -288,10 +288,10 @@ class Visitor(threading.Thread):
         self.join()
 
 
-class Departures:
-    """Watches pods end: how long each took from the order until its container had ended.
+class Terminations:
+    """Measures how long each pod of a service takes from its deletion until its container exits.
 
-    Of the end containerd tells: the kubelet may remove a container before it has told Kubernetes.
+    The exit is an event of containerd, as the kubelet may remove a pod without reporting it.
     """
 
     def __init__(self, copy, app):
@@ -309,11 +309,11 @@ class Departures:
         self.streams = [self.follow(self.read_order, *pods, "-o", f"jsonpath={columns}")]
         for node in NODES:
             self.streams.append(self.follow(self.read_end, "docker", "exec", node, *events))
-        wait_until(lambda: self.ordered, 30, "the list that the watch begins with")
+        wait_until(lambda: self.ordered, 30, "the watch lists the pods")
         return self
 
     def follow(self, read, *command):
-        """Have each line that a command prints read, in a thread."""
+        """Start a command and a thread that calls `read` with each line of its output."""
         env = self.copy.environment()
         stream = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
         reader = threading.Thread(target=lambda: [read(line) for line in stream.stdout])
@@ -321,13 +321,13 @@ class Departures:
         return stream, reader
 
     def read_order(self, line):
-        """Note when a pod was ordered to terminate, which Kubernetes gives in whole seconds."""
+        """Record when a pod was deleted, which Kubernetes reports in whole seconds."""
         pod, deadline, grace = line.rstrip("\n").split(" ")
         if not self.ordered.get(pod):
             self.ordered[pod] = deadline and seconds(deadline) - int(grace)
 
     def read_end(self, line):
-        """Note when the container of a pod ended, and its exit code."""
+        """Record when the container of a pod exited, and its exit code."""
         topic, _, event = line.partition(" {")
         if topic.endswith("/tasks/exit"):
             event = json.loads("{" + event)
@@ -335,9 +335,9 @@ class Departures:
                 self.ended[pod] = time.time(), event.get("exit_status", 0)
 
     def wait_for(self, pods):
-        """Wait until all these pods have ended with exit code 0, and return how long each took."""
+        """Wait until these pods have exited, all with code 0, and return how long each took (s)."""
         wait_until(
-            lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods), 60, "the end"
+            lambda: all(self.ordered.get(pod) and pod in self.ended for pod in pods), 60, "the exit"
         )
         assert {self.ended[pod][1] for pod in pods} == {0}  # 137 would be SIGKILL
         return [self.ended[pod][0] - self.ordered[pod] for pod in pods]

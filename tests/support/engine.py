@@ -1,4 +1,4 @@
-"""Docker and Compose as the tests use them, and what they read from containers."""
+"""Docker and Compose for the tests, and helpers that inspect containers."""
 
 import os
 import re
@@ -22,8 +22,7 @@ NOBODY = 65534
 HASHED = re.compile(r'^(\S+) (?:::ffff:)?(\S+) .*"POST / HTTP/1.1" 200', re.M)
 CI = bool(os.environ.get("CI"))
 
-# The settings of whoever runs the tests stay out of them; the builder is the one that every
-# Docker has.
+# Without the settings of the user's shell, and with the classic builder, which every Docker has.
 ENV = {name: value for name, value in os.environ.items() if not name.endswith("_DELAY")}
 for name in ("REGISTRY", "DEBUG", "COMPOSE_FILE", "COMPOSE_PROFILES"):
     ENV.pop(name, None)
@@ -45,7 +44,7 @@ def image(service):
 
 
 def run(*command, timeout=60, env=None):
-    """Return the output of `command` without the closing newline; a failure shows all of it."""
+    """Return the output of `command` without the trailing newline; a failure shows all of it."""
     env = ENV | (env or {})
     done = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout
@@ -56,7 +55,7 @@ def run(*command, timeout=60, env=None):
 
 
 def works(*command):
-    """Return whether `command` is there and succeeds."""
+    """Return whether `command` is installed and succeeds."""
     try:
         run(*command)
     except (AssertionError, OSError, subprocess.TimeoutExpired):
@@ -65,7 +64,7 @@ def works(*command):
 
 
 def find_docker():
-    """Return a Docker client, one that knows `docker compose` where there is more than one."""
+    """Return the path of a Docker client, of one with `docker compose` if there is one."""
     found = [path for path in (shutil.which("docker"), "/usr/bin/docker") if path and works(path)]
     return next((path for path in found if works(path, "compose", "version")), "docker")
 
@@ -84,7 +83,7 @@ def docker(*args, timeout=60):
 
 
 def state():
-    """Return webui's answer to /json, or None while there is none."""
+    """Return webui's answer to /json, or None if there is none."""
     try:
         answer = web.get("http://localhost:8000/json", timeout=5)
     except requests.RequestException:
@@ -93,7 +92,7 @@ def state():
 
 
 def grows(seconds, what):
-    """Wait until the counter can be read and is then seen to grow, within `seconds`."""
+    """Wait up to `seconds` until the counter can be read and has grown after that."""
     deadline = time.monotonic() + seconds
     before = wait_until(state, seconds, f"{what}: /json answers")["hashes"]
     left = deadline - time.monotonic()
@@ -133,34 +132,34 @@ class App:
         return run(*self.command, *args, timeout=timeout, env=env)
 
     def up(self, **scale):
-        """Start what is not running, with `scale` containers, and wait until each worker counts."""
+        """Start what is not running, scaled to `scale`, and wait until each worker counts."""
         started, scale = time.time(), {"worker": 1} | scale
         words = [word for name, n in scale.items() for word in ("--scale", f"{name}={n}")]
         self.compose("up", "-d", *words)
         workers = self.containers("worker")
         assert len(workers) == scale["worker"]
         for it in workers:
-            wait_until(lambda it=it: "units of work done" in logs(it, started), 10, "it counts")
+            wait_until(lambda it=it: "units of work done" in logs(it, started), 10, "counting")
 
     def down(self):
-        """Remove everything, data too; again if a container was just being restarted."""
+        """Remove everything including data; retry if a container is just being restarted."""
         command = (*self.command, "down", "-v", "--remove-orphans", "-t", "5")
         wait_until(lambda: works(*command), 30, "down")
 
     def containers(self, service):
-        """Return the ids of the containers of `service`, stopped ones too."""
+        """Return the ids of the containers of `service`, including stopped ones."""
         labels = (LABEL, f"com.docker.compose.service={service}")
         return docker("ps", "-aq", *(f"--filter=label={label}" for label in labels)).split()
 
     def posts(self, since=0, by=""):
-        """Return when (s) hasher served each hash, by its access log, or those for one address."""
+        """Return when (s) hasher served each hash, to the address `by` if given, by its log."""
         lines = "".join(logs(container, since) for container in self.containers("hasher"))
         found = [stamp for stamp, address in HASHED.findall(lines) if by in ("", address)]
         return sorted(datetime.fromisoformat(stamp[:26] + "+00:00").timestamp() for stamp in found)
 
 
 def logs(container, since=0):
-    """Return the lines of a container's log from `since` (s) on, each behind its time."""
+    """Return the lines of a container's log from `since` (s) on, each with its timestamp."""
     command = (DOCKER, "logs", "-t", "--since", f"{since:.3f}", container)
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30

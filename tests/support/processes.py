@@ -1,4 +1,4 @@
-"""The real processes, started from the Procfile's lines, and a TCP proxy to put between two."""
+"""The real processes, started by the lines of the Procfile, and a TCP proxy between two of them."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def free_port():
 
 
 class Stack:
-    """The application on ports of its own; `settings` are added to every process' environment."""
+    """The application on ports of its own; `settings` are added to the environment."""
 
     def __init__(self, logs, **settings):
         self.logs, self.processes = Path(logs), {}
@@ -50,7 +50,7 @@ class Stack:
     def start(self, *names, before="", **settings):
         """Start processes by name, each with a log file of its name; `worker.2` is one more worker.
 
-        `before` is a shell command that runs first, in a mount namespace of the process' own.
+        `before` is a shell command that runs first, in a new mount namespace.
         """
         for name in names:
             command = ["bash", "-c", LINES[name.split(".")[0]]]
@@ -68,7 +68,7 @@ class Stack:
         return self
 
     def ready(self):
-        """Wait until all but the workers answer."""
+        """Wait until all processes except the workers answer."""
         for name in set(self.ports) & set(self.processes):
             if name == "redis":
                 wait_until(self.db.ping, 10, "redis answers")
@@ -82,7 +82,7 @@ class Stack:
         os.killpg(self.processes[name].pid, number)
 
     def stop(self, name, number=signal.SIGTERM, seconds=5):
-        """Send `number`, as Docker does, and wait; return the exit status and the seconds."""
+        """Send a signal, as Docker does, and wait; return the exit status and the seconds."""
         process, start = self.processes.pop(name), time.monotonic()
         if number == signal.SIGKILL:
             os.killpg(process.pid, number)
@@ -91,12 +91,12 @@ class Stack:
         try:
             return process.wait(seconds), time.monotonic() - start
         finally:
-            with suppress(ProcessLookupError):  # what is left of it
+            with suppress(ProcessLookupError):  # what is left of its group
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def close(self):
-        """End what still runs."""
+        """Kill what is still running."""
         for name in list(self.processes):
             self.stop(name, signal.SIGKILL)
 
@@ -113,16 +113,16 @@ class Stack:
         return int(self.db.get("hashes") or 0)
 
     def logged(self):
-        """Return the units of work that the workers logged as counted."""
+        """Return how many units of work the workers have logged as counted."""
         logs = "".join(log.read_text() for log in self.logs.glob("worker*.log"))
         return sum(map(int, re.findall(r":(\d+) units of work done", logs)))
 
     def served(self):
-        """Return the units that hasher has served, by its access log."""
+        """Return how many units hasher has served, by its access log."""
         return self.log("hasher").count('"POST / HTTP/1.1" 200')
 
     def rate(self, seconds):
-        """Return the units that hasher serves a second, measured from one to another."""
+        """Return units/s at hasher, measured between two units at least `seconds` apart."""
         (first, start), end = self._next_unit(), 0
         while end - start < seconds:
             last, end = self._next_unit()
@@ -138,10 +138,10 @@ class Stack:
 
 
 class Proxy:
-    """A TCP proxy to `port` on this machine, open until `close()`, when connecting is refused.
+    """A TCP proxy to `port` on this machine; after `close()` it refuses connections.
 
-    `request` and `reply` get what is on its way there and back, and the socket it goes to; they
-    return whether it is let through. `answer` gets the client's socket in place of the service.
+    `request` and `reply` are called with data in either direction and the socket it goes to, and
+    return whether to forward it. `answer` gets the client's socket instead of the service.
     """
 
     def __init__(self, port):
@@ -161,7 +161,7 @@ class Proxy:
             self.hang_up(sock)
 
     def hang_up(self, sock):
-        """Close a connection, also under a thread that reads from it, unless it is to be kept."""
+        """Close a connection, even while a thread reads from it, unless it is in `kept`."""
         if sock not in self.kept:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""A Redis in this process, with the protocol of the real one."""
+"""A fake Redis in this process that speaks the real protocol."""
 
 import threading
 

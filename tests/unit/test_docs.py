@@ -1,4 +1,4 @@
-"""The course without containers: its pages fit together, and its runner finds broken promises."""
+"""The course without containers: its pages are consistent, and its runner finds wrong output."""
 
 import re
 from pathlib import Path
@@ -15,19 +15,19 @@ LINKING = [*PAGES, *ROOT.glob("README*.md"), ROOT / "k8s/README.md"]
 
 
 def name(path):
-    """Return the name of a page from the root."""
+    """Return the path of a page in the repository."""
     return str(path.relative_to(ROOT))
 
 
 def headings(page):
-    """Return the anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub makes of the headings of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
     titles = re.findall(r"^#+ (.+)$", text, re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def commands(page):
-    """Return what there is to type and to see on a page."""
+    """Return the commands of a page and their promised output."""
     return [(b.commands, b.words, b.promise) for b in runner.blocks(page.read_text())]
 
 
@@ -41,7 +41,7 @@ def test_both_languages_have_the_same_commands_and_promises(chapter):
 
 
 @pytest.mark.parametrize("page", LINKING, ids=name)
-def test_every_link_inside_the_repository_leads_somewhere(page):
+def test_no_link_inside_the_repository_is_broken(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" not in target:
             path, _, anchor = target.partition("#")
@@ -50,7 +50,7 @@ def test_every_link_inside_the_repository_leads_somewhere(page):
             assert not anchor or anchor in headings(there), target
 
 
-def test_address_to_clone_from_is_written_once_in_each_language():
+def test_clone_url_is_written_once_in_each_language():
     clones = [page for page in PAGES for _ in re.findall(r"git clone", page.read_text())]
     assert sorted(clones) == sorted([DOCS / "README.md", DOCS / "es/README.md"])
 
@@ -66,7 +66,7 @@ def test_chapter_asks_at_least_four_questions_and_folds_the_answers(language, ch
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_fence_of_output_is_promised_by_commands(page):
+def test_every_block_of_output_follows_a_block_of_commands(page):
     text = page.read_text()
     assert text.count("\n```text\n") == sum(bool(block.promise) for block in runner.blocks(text))
     assert len(re.findall(r"^```sh", text, re.M)) == len(runner.blocks(text))
@@ -99,7 +99,7 @@ def test_every_fence_of_output_is_promised_by_commands(page):
         ("Image: 127.0.0.1:30500/rng:v1.0", "  Image:   127.0.0.1:30500/rng:v1.0"),
     ],
 )
-def test_what_differs_by_nature_keeps_a_promise(promised, real):
+def test_values_that_vary_between_runs_match(promised, real):
     assert runner.broken(promised, real) is None
 
 
@@ -122,36 +122,36 @@ def test_what_differs_by_nature_keeps_a_promise(promised, real):
         ("rng   2/2", "rng   1/2"),
     ],
 )
-def test_what_does_not_happen_breaks_a_promise(promised, real):
+def test_different_output_does_not_match(promised, real):
     assert runner.broken(promised, real) == promised
 
 
 @pytest.mark.parametrize(
     "promise, missing", [("a\nb\n", None), ("a\n...\nc\n", None), ("b\na\n", "a"), ("a\na", "a")]
 )
-def test_promised_lines_occur_in_their_order(promise, missing):
+def test_promised_lines_must_occur_in_order(promise, missing):
     assert runner.broken(promise, "a\nx\nb\nc\n") == missing
 
 
 def sh(commands, promise="", words=""):
-    """Return the fences of commands and of what they promise."""
+    """Return the code blocks of commands and of their promised output."""
     return f"```sh {words}\n{commands}\n```\n\n" + f"```text\n{promise}\n```\n\n" * bool(promise)
 
 
 GOOD = {
-    "state lives on": sh("cd /\nX=1") + sh("echo $PWD $X", "/ 1"),
+    "state is kept": sh("cd /\nX=1") + sh("echo $PWD $X", "/ 1"),
     "function": sh("f() {\n  echo $1 >&2\n}") + "So:\n\n" + sh("f hello", "hello"),
     "promised error": sh("ls /nowhere", "ls: ... No such file or directory"),
     "ctrl-c": sh("echo up; sleep 60", "up", "ctrl-c") + sh("echo on", "on"),
     "second node": sh("X=1") + sh("echo on $X", "on", "node-2"),
     "printed": sh("echo 'echo X 1 \\\n 2'") + sh("echo X ...", "X 1 2", "printed"),
-    "looked at again": sh("(sleep 0.7; echo 1 > it) > /dev/null &") + sh("cat it", "1"),
+    "repeated": sh("(sleep 0.7; echo 1 > it) > /dev/null &") + sh("cat it", "1"),
 }
 BAD = {
     "failure": (sh("false\ntrue"), "page.md:2: exit status 1"),
     "output": (sh("echo 3.3", "10.0"), "promised, but not seen: 10.0"),
-    "failure behind": (sh("echo yes; false", "yes"), "exit status 1"),
-    "no end": (sh("sleep 60"), "did not come back in 2 s"),
+    "failure after output": (sh("echo yes; false", "yes"), "exit status 1"),
+    "endless": (sh("sleep 60"), "did not come back in 2 s"),
     "ctrl-c": (sh("sleep 60", "up", "ctrl-c"), "promised, but not seen: up"),
     "end before ctrl-c": (sh("true", "up", "ctrl-c"), "ended by itself, with 0"),
     "exit": (sh("exit 3"), "did not come back in 2 s"),
@@ -161,7 +161,7 @@ BAD = {
 
 @pytest.fixture
 def play(tmp_path, monkeypatch):
-    """A function that runs a page with this text, without much patience."""
+    """A function that runs a page with this text, with short timeouts."""
     monkeypatch.setattr(runner, "PATIENCE", 2)
     monkeypatch.setattr(runner, "LONGEST", 2)
 
@@ -175,11 +175,11 @@ def play(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", GOOD.values(), ids=GOOD)
-def test_page_that_does_what_it_says_passes(play, text):
+def test_page_with_the_promised_output_passes(play, text):
     play(text)
 
 
 @pytest.mark.parametrize("text, wrong", BAD.values(), ids=BAD)
-def test_page_that_promises_what_does_not_happen_fails(play, text, wrong):
+def test_page_without_the_promised_output_fails(play, text, wrong):
     with pytest.raises(AssertionError, match=re.escape(wrong)):
         play(text)

@@ -1,4 +1,4 @@
-"""No request is answered with a 500, and no setting ends in a traceback."""
+"""No request is answered with a 500, and no setting causes a traceback."""
 
 import os
 import time
@@ -18,7 +18,7 @@ value = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
 
 
 @pytest.mark.parametrize("service", ["rng", "hasher", "webui"])
-def test_no_request_is_a_500(client, service):
+def test_no_request_is_answered_with_a_500(client, service):
     web = client(service, REDIS_URL=NOBODY)
 
     @settings(max_examples=100, deadline=None)
@@ -56,7 +56,7 @@ address = st.tuples(st.sampled_from(["http://", "redis://", ""]), host, port).ma
         ("webui", "REDIS_URL", address),
     ],
 )
-def test_any_setting_starts_the_service_or_ends_it_with_one_line(client, service, setting, values):
+def test_any_setting_starts_the_service_or_is_a_one_line_error(client, service, setting, values):
     @settings(max_examples=100, deadline=None)
     @given(value=values | anything)
     @example(value="")

@@ -1,4 +1,4 @@
-"""What hasher answers, without a server."""
+"""The answers of hasher, without a server."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def test_index_names_the_container(hasher):
     "content_type",
     ["application/octet-stream", "application/x-www-form-urlencoded", "multipart/form-data"],
 )
-def test_hash_is_that_of_the_raw_body_whatever_its_type(hasher, body, content_type):
+def test_raw_body_is_hashed_whatever_its_content_type(hasher, body, content_type):
     raw = {"input_stream": io.BytesIO(body), "content_length": len(body)}
     answer = hasher.post("/", content_type=content_type, **raw)
     assert (answer.status_code, answer.mimetype) == (200, "text/plain")
@@ -41,7 +41,7 @@ def test_body_above_1_mib_is_413_in_one_line(hasher):
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/x", 404), ("PUT", "/", 405), ("POST", "/healthz", 405)]
 )
-def test_other_requests_get_an_error_of_one_line(hasher, method, path, status):
+def test_other_requests_get_a_one_line_error(hasher, method, path, status):
     answer = hasher.open(path, method=method)
     assert (answer.status_code, answer.mimetype) == (status, "text/plain")
     assert answer.text.count("\n") == 1
@@ -52,7 +52,7 @@ def test_healthz_is_ok(hasher):
 
 
 @pytest.mark.parametrize(("settings", "delay"), [({}, 0.1), ({"HASHER_DELAY": "0.3"}, 0.3)])
-def test_hash_takes_its_delay(client, settings, delay):
+def test_hash_takes_the_configured_delay(client, settings, delay):
     hasher, start = client("hasher", **settings), time.monotonic()
     hasher.post("/")
     assert delay <= time.monotonic() - start < delay + 0.1

@@ -1,4 +1,4 @@
-"""What the manifests in k8s/ promise, as far as it can be seen without a cluster."""
+"""What the manifests in k8s/ promise, as far as it can be tested without a cluster."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def load(name):
 
 
 def values(thing, key):
-    """Return what is at `key`, however deep in `thing`."""
+    """Return all values of `key`, at any depth of `thing`."""
     if isinstance(thing, list):
         return [value for each in thing for value in values(each, key)]
     if not isinstance(thing, dict):
@@ -40,25 +40,25 @@ WORKLOADS = [each for each in OBJECTS if each.values[1]["kind"] in ("Deployment"
 
 @pytest.mark.parametrize("version", ["1.27", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("folder, thing", OBJECTS)
-def test_manifest_is_valid_strictly(folder, thing, version):
+def test_manifest_matches_the_strict_schema(folder, thing, version):
     kubernetes_validate.validate(thing, version, strict=True)
 
 
 @pytest.mark.parametrize("folder, thing", OBJECTS)
-def test_ports_of_pods_services_and_policies_are_those_that_people_type(folder, thing):
+def test_pods_services_and_policies_use_only_the_documented_ports(folder, thing):
     named = values(thing, "port") + values(thing, "containerPort") + values(thing, "hostPort")
     assert set(named) <= PORTS_OF.get(folder, PORTS)
     assert values(thing, "targetPort") == []  # a pod's port is its Service's
 
 
 @pytest.mark.parametrize("folder, thing", OBJECTS)
-def test_default_pods_set_no_port_and_no_sysctl(folder, thing):
+def test_default_pods_set_neither_port_nor_sysctl(folder, thing):
     assert values(thing, "sysctls") == []  # kernels before 4.11 would not start the pod
     assert "PORT" not in [each.get("name") for each in sum(values(thing, "env"), [])]
 
 
 @pytest.mark.parametrize("folder, workload", WORKLOADS)
-def test_file_container_labels_and_selector_carry_the_same_name(folder, workload):
+def test_container_labels_and_selector_have_the_name_of_the_workload(folder, workload):
     name, spec = workload["metadata"]["name"], workload["spec"]
     assert values(spec, "matchLabels") == values(spec, "labels") == [{"app": name}]
     assert [each["name"] for each in values(spec, "containers")[0]] == [name]
@@ -75,20 +75,20 @@ def test_images_are_those_of_the_compose_file(folder, workload):
         assert images == [image]
 
 
-def test_images_name_the_node_port_of_the_registry():
+def test_image_names_contain_the_node_port_of_the_registry():
     (port,) = values(load("registry/registry.yaml"), "nodePort")
     assert values(load("rng.yaml"), "image") == [f"127.0.0.1:{port}/dockercoins/rng:v1.0"]
 
 
 @pytest.mark.parametrize("folder, workload", WORKLOADS)
-def test_pod_is_read_only_has_no_token_and_limits_memory_alone(folder, workload):
+def test_pod_is_read_only_has_no_token_and_limits_only_memory(folder, workload):
     assert values(workload, "readOnlyRootFilesystem") == [True]
     assert values(workload, "automountServiceAccountToken") == [False]
     assert [set(limits) for limits in values(workload, "limits")] == [{"memory"}]
     assert [set(requests) for requests in values(workload, "requests")] == [{"cpu", "memory"}]
 
 
-def test_the_folder_holds_the_five_services_for_apply_and_for_kustomize_alike():
+def test_apply_and_kustomize_deploy_the_same_five_services():
     files = [f"{name}.yaml" for name in SERVICES]
     assert sorted(path.name for path in K8S.glob("*.y*ml")) == files
     assert sorted(values(load("Kustomization"), "resources")[0]) == files
@@ -101,7 +101,7 @@ def test_daemonset_runs_the_same_pods_as_the_deployment():
     assert daemonset["spec"]["template"] == deployment["spec"]["template"]
 
 
-def test_redis_volume_differs_in_its_volume_alone():
+def test_redis_volume_differs_from_redis_only_in_its_volume():
     (claim, changed), (deployment, _) = load("redis-volume/redis.yaml"), load("redis.yaml")
     (volume,) = changed["spec"]["template"]["spec"]["volumes"]
     assert volume.pop("persistentVolumeClaim") == {"claimName": claim["metadata"]["name"]}

@@ -19,9 +19,9 @@ def files(root):
 
 
 def versions(root):
-    """Return the versions that the images of the application have, and the files of each."""
+    """Return {version: files that name it} for the images of the application."""
     found = {}
-    for file in set(files(root)) - {root / "CHANGELOG.md"}:  # which names the old ones, too
+    for file in set(files(root)) - {root / "CHANGELOG.md"}:  # which also names old ones
         text = file.read_text()
         for version in IMAGE.findall(text) + DEFAULT.findall(text):
             found.setdefault(version, set()).add(str(file.relative_to(root)))
@@ -45,7 +45,7 @@ def test_release_command_sets_the_version_everywhere(tmp_path):
     assert HEADING.search((tmp_path / "CHANGELOG.md").read_text())[1] == "v7.8"
 
 
-def test_release_command_refuses_what_is_not_a_version():
+def test_release_command_rejects_an_invalid_version():
     command = [sys.executable, ROOT / "tools/release.py", "1.1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "VERSION is '1.1', but must be like v1.1\n")

@@ -1,4 +1,4 @@
-"""What rng answers, without a server."""
+"""The answers of rng, without a server."""
 
 import socket
 import time
@@ -20,7 +20,7 @@ def test_index_names_the_container(rng):
 
 
 @pytest.mark.parametrize("count", [0, 1, 32, LIMIT])
-def test_draw_is_as_many_random_bytes_as_asked_for(rng, count):
+def test_draw_returns_the_requested_number_of_random_bytes(rng, count):
     first, second = rng.get(f"/{count}"), rng.get(f"/{count}")
     assert (first.status_code, first.mimetype) == (200, "application/octet-stream")
     assert len(first.data) == first.content_length == count
@@ -28,7 +28,7 @@ def test_draw_is_as_many_random_bytes_as_asked_for(rng, count):
 
 
 @pytest.mark.parametrize("count", [LIMIT + 1, 99999999999, 10**400])
-def test_draw_of_too_much_is_400_and_names_the_limit_in_one_line(rng, count):
+def test_draw_above_the_limit_is_400_and_names_the_limit_in_one_line(rng, count):
     answer = rng.get(f"/{count}")
     assert (answer.status_code, answer.mimetype) == (400, "text/plain")
     assert str(LIMIT) in answer.text
@@ -52,7 +52,7 @@ def test_healthz_is_ok(rng):
 
 
 @pytest.mark.parametrize(("settings", "delay"), [({}, 0.1), ({"RNG_DELAY": "0.3"}, 0.3)])
-def test_draw_takes_its_delay(client, settings, delay):
+def test_draw_takes_the_configured_delay(client, settings, delay):
     rng, start = client("rng", **settings), time.monotonic()
     rng.get("/1")
     assert delay <= time.monotonic() - start < delay + 0.1

@@ -1,4 +1,4 @@
-"""A bad setting ends the process at once, with one line that names it and what it may be."""
+"""A bad setting ends the process at once, with one line that names it and the allowed values."""
 
 import os
 import subprocess

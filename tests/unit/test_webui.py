@@ -1,4 +1,4 @@
-"""What webui answers, without a server, on a Redis in this process."""
+"""The answers of webui, without a server, with a Redis in this process."""
 
 import time
 
@@ -14,24 +14,24 @@ def webui(client, redis_port):
 
 
 @pytest.fixture(scope="module")
-def alone(client):
+def without_redis(client):
     """A webui whose Redis refuses connections."""
     return client("webui", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
 
 
-def test_index_is_a_relative_redirect_to_the_page(alone):
-    answer = alone.get("/")
+def test_index_is_a_relative_redirect_to_the_page(without_redis):
+    answer = without_redis.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "index.html")
-    assert alone.get("/index.html").mimetype == "text/html"
+    assert without_redis.get("/index.html").mimetype == "text/html"
 
 
-def test_json_is_three_fields_and_null_before_the_first_hash(webui):
+def test_json_has_three_fields_and_hashes_is_null_before_the_first(webui):
     numbers = webui.get("/json").json
     assert abs(numbers.pop("now") - time.time()) < 2
     assert numbers == {"coins": 0, "hashes": None}
 
 
-def test_json_gives_the_wallet_and_the_counter_as_redis_does(webui, db):
+def test_json_returns_the_number_of_coins_and_the_counter_of_redis(webui, db):
     db.set("hashes", 12)
     db.hset("wallet", mapping={"0a": b"x", "0b": b"\xff"})
     numbers = webui.get("/json").json
@@ -39,7 +39,7 @@ def test_json_gives_the_wallet_and_the_counter_as_redis_does(webui, db):
     assert numbers == {"coins": 2, "hashes": "12"}
 
 
-def test_speed_is_the_numbers_and_250_seconds_of_the_speed_keys(webui, db):
+def test_speed_returns_the_numbers_and_250_seconds_of_the_speed_keys(webui, db):
     now = db.time()[0]
     db.mset({f"speed:{now - 100}": "3.333333", f"speed:{now - 9}": "1.5", f"speed:{now - 400}": 7})
     answer = webui.get("/speed").json
@@ -53,22 +53,22 @@ def test_speed_is_the_numbers_and_250_seconds_of_the_speed_keys(webui, db):
     }
 
 
-def test_speed_ends_where_workers_have_counted_all_and_at_most_3_s_ago(webui, db):
+def test_speed_ends_2_to_4_s_ago_when_workers_have_counted_all(webui, db):
     answer = webui.get("/speed").json
     assert 2 <= answer["now"] - (answer["start"] + 250) <= 4
 
 
-def test_speed_moves_on_with_the_time(webui, db):
+def test_speed_advances_with_time(webui, db):
     first = webui.get("/speed").json["start"]
     time.sleep(1.1)
     assert webui.get("/speed").json["start"] - first in (1, 2)
 
 
 @pytest.mark.parametrize("path", ["/json", "/speed"])
-def test_redis_unreachable_is_503_in_json(alone, path):
-    answer = alone.get(path)
+def test_redis_unreachable_is_503_in_json(without_redis, path):
+    answer = without_redis.get(path)
     assert (answer.status_code, list(answer.json)) == (503, ["error"])
-    assert alone.get("/healthz").text == "ok\n"
+    assert without_redis.get("/healthz").text == "ok\n"
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_redis_unreachable_is_503_in_json(alone, path):
         ("GET", "/uplot/x", 404),
     ],
 )
-def test_other_requests_get_an_error_of_one_line(alone, method, path, status):
-    answer = alone.open(path, method=method)
+def test_other_requests_get_a_one_line_error(without_redis, method, path, status):
+    answer = without_redis.open(path, method=method)
     assert (answer.status_code, answer.mimetype) == (status, "text/plain")
     assert answer.text.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", PAGE)
-def test_every_answer_has_the_security_headers(alone, path):
-    headers = alone.get(path).headers
+def test_every_answer_has_the_security_headers(without_redis, path):
+    headers = without_redis.get(path).headers
     assert "default-src 'self'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"

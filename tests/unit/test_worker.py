@@ -1,4 +1,4 @@
-"""What worker does, as a process between stubs of rng and hasher and a Redis of the tests."""
+"""The worker as a process, with stubs of rng and hasher and a fake Redis."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ def answer(body, status="200 OK", length=None):
 
 
 class Stub(ThreadingHTTPServer):
-    """Stands for rng or hasher: gives `answer`, waits while `held`, keeps the requests."""
+    """Stub of rng or hasher: records requests, answers `answer` once `go_on` is set."""
 
     daemon_threads, block_on_close = True, False
 
@@ -80,7 +80,7 @@ def proxy(redis_port):
 
 @pytest.fixture
 def stack(tmp_path, redis_port, proxy, rng, hasher):
-    """A worker's surroundings; it reaches Redis by the proxy, the tests directly."""
+    """The services around a worker, which reaches Redis through the proxy."""
     urls = {"RNG_URL": rng.url, "HASHER_URL": hasher.url, "WORKER_DELAY": "0.02"}
     stack = Stack(tmp_path, REDIS_URL=f"redis://127.0.0.1:{redis_port}", **urls)
     stack.env["REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}"
@@ -90,14 +90,14 @@ def stack(tmp_path, redis_port, proxy, rng, hasher):
 
 @pytest.fixture
 def mining(stack):
-    """The surroundings with a worker that has counted."""
+    """The same with a worker that has counted its first unit."""
     stack.start("worker")
     wait_until(stack.logged, 5, "the first unit is counted")
     return stack
 
 
 def all_is_counted_once(stack, hasher):
-    """Assert that what hasher served, what the worker logged and the counter are the same."""
+    """Assert that hasher served, the worker logged and Redis counted the same number of units."""
     assert stack.stop("worker")[0] == 0
     assert len(hasher.requests) == stack.logged() == stack.hashes() > 0
 
@@ -111,14 +111,14 @@ def speeds(db):
     return {int(key[6:]): float(value) for key, value in zip(keys, db.mget(keys), strict=True)}
 
 
-def test_unit_of_work_hashes_32_bytes_of_rng_as_an_octet_stream(mining, rng, hasher):
+def test_unit_of_work_posts_32_bytes_from_rng_to_hasher_as_an_octet_stream(mining, rng, hasher):
     draw, post = rng.requests[0], hasher.requests[0]
     assert (draw.command, draw.path) == ("GET", "/32")
     assert (post.command, post.path, post.body) == ("POST", "/", DATA)
     assert post.headers["Content-Type"] == "application/octet-stream"
 
 
-def test_proxies_of_the_environment_are_not_asked(stack):
+def test_proxy_variables_of_the_environment_are_ignored(stack):
     stack.start("worker", http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
     wait_until(stack.hashes, 5, "the first unit is counted")
 
@@ -132,12 +132,12 @@ def test_first_unit_is_counted_at_once_and_then_about_once_a_second(mining):
     assert 2.5 < time.monotonic() - start < 4
 
 
-def test_coin_goes_into_the_wallet_and_the_log(mining):
+def test_coin_is_stored_in_the_wallet_and_logged(mining):
     assert mining.db.hgetall("wallet") == {COIN.encode(): DATA}
     assert f"INFO:worker:Coin found: {COIN[:8]}..." in mining.log("worker").splitlines()
 
 
-def test_hash_that_does_not_begin_with_0_is_no_coin(stack, hasher):
+def test_hash_that_does_not_begin_with_0_is_not_a_coin(stack, hasher):
     hasher.answer = answer(b"1" + b"0" * 63)
     stack.start("worker")
     wait_until(stack.hashes, 5, "the first unit is counted")
@@ -146,7 +146,7 @@ def test_hash_that_does_not_begin_with_0_is_no_coin(stack, hasher):
 
 
 @pytest.mark.parametrize(("debug", "logged"), [("y", True), ("", False)])
-def test_units_are_logged_with_debug_alone(stack, debug, logged):
+def test_each_unit_is_logged_only_with_debug(stack, debug, logged):
     stack.start("worker", DEBUG=debug)
     wait_until(stack.hashes, 5, "the first unit is counted")
     line = f"DEBUG:worker:One unit of work: {COIN[:8]}..."
@@ -166,11 +166,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_other_answer_is_no_unit_of_work_and_is_logged(stack, rng, hasher, name):
+def test_wrong_answer_is_logged_and_not_counted(stack, rng, hasher, name):
     stub = rng if name.startswith("rng") else hasher
     right, stub.answer = stub.answer, WRONG[name]
     stack.start("worker")
-    wait_until(lambda: len(warnings(stack, stub.server_port)) > 1, 5, "each try is logged")
+    wait_until(lambda: len(warnings(stack, stub.server_port)) > 1, 5, "each attempt is logged")
     assert not stack.db.exists("hashes", "wallet")
     stub.answer = right
     wait_until(stack.hashes, 5, "the next unit is counted")
@@ -178,21 +178,21 @@ def test_other_answer_is_no_unit_of_work_and_is_logged(stack, rng, hasher, name)
 
 
 @pytest.mark.parametrize("setting", ["RNG_URL", "HASHER_URL", "REDIS_URL"])
-def test_each_try_that_fails_is_logged_with_host_port_and_cause(stack, setting):
+def test_each_failed_attempt_is_logged_with_host_port_and_cause(stack, setting):
     scheme, port = stack.env[setting].split(":")[0], free_port()
     stack.start("worker", **{setting: f"{scheme}://127.0.0.1:{port}"})
-    lines = wait_until(lambda: len(it := warnings(stack, port)) > 1 and it, 5, "each try is logged")
+    lines = wait_until(lambda: len(it := warnings(stack, port)) > 1 and it, 5, "the attempts")
     assert all("Connection refused" in line and "trying again" in line for line in lines)
 
 
 def test_password_of_redis_is_not_logged(stack):
     stack.start("worker", REDIS_URL=f"redis://:secret@127.0.0.1:{(port := free_port())}")
-    wait_until(lambda: warnings(stack, port), 5, "a try is logged")
+    wait_until(lambda: warnings(stack, port), 5, "an attempt is logged")
     assert "secret" not in stack.log("worker")
 
 
-def test_connection_that_is_not_accepted_is_given_up_after_3_s(stack):
-    with contextlib.ExitStack() as full:  # a queue of connections without room for another
+def test_connecting_times_out_after_3_s(stack):
+    with contextlib.ExitStack() as full:  # a backlog without room for another connection
         server = full.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(2):
             client = full.enter_context(socket.socket())
@@ -200,30 +200,30 @@ def test_connection_that_is_not_accepted_is_given_up_after_3_s(stack):
             client.connect_ex(server.getsockname())
         port, start = server.getsockname()[1], time.monotonic()
         stack.start("worker", RNG_URL=f"http://127.0.0.1:{port}")
-        wait_until(lambda: warnings(stack, port), 6, "the try is logged")
+        wait_until(lambda: warnings(stack, port), 6, "the attempt is logged")
         assert time.monotonic() - start > 3
 
 
-def test_back_off_goes_from_a_tenth_to_2_seconds_and_begins_anew(stack, rng):
+def test_back_off_doubles_from_0_1_to_2_s_and_resets_after_success(stack, rng):
     right, rng.answer = rng.answer, WRONG["rng-500"]
     stack.start("worker", WORKER_DELAY="0")
-    wait_until(lambda: len(rng.requests) >= 3, 5, "some tries")
+    wait_until(lambda: len(rng.requests) >= 3, 5, "some attempts")
     rng.answer = right
-    wait_until(stack.hashes, 5, "it mines")
+    wait_until(stack.hashes, 5, "a unit is counted")
     rng.answer = WRONG["rng-500"]
     since = len(rng.requests)
-    wait_until(lambda: len(rng.requests) > since + 6, 12, "more tries")
+    wait_until(lambda: len(rng.requests) > since + 6, 12, "more attempts")
     gaps = [b.at - a.at for a, b in itertools.pairwise(rng.requests[since:])]
     assert gaps[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2], abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["rng", "hasher"])
-def test_finished_units_are_counted_within_about_a_second_while_a_service_refuses(
+def test_finished_units_are_counted_within_2_s_while_a_service_refuses_connections(
     mining, rng, hasher, name
 ):
     before = mining.hashes()
     wait_until(lambda: mining.hashes() > before, 5, "another count")
-    time.sleep(0.2)  # some units are finished since
+    time.sleep(0.2)  # some more units are finished
     {"rng": rng, "hasher": hasher}[name].close()
     served = len(hasher.requests)
     assert served > mining.hashes()
@@ -231,7 +231,7 @@ def test_finished_units_are_counted_within_about_a_second_while_a_service_refuse
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_worker_ends_its_unit_counts_it_and_exits_with_0(mining, hasher, number):
+def test_stopped_worker_finishes_its_unit_counts_it_and_exits_with_0(mining, hasher, number):
     hasher.go_on.clear()
     served = len(hasher.requests)
     wait_until(lambda: len(hasher.requests) > served, 5, "a unit is in progress")
@@ -246,7 +246,7 @@ def test_worker_stopped_without_redis_logs_once_how_many_units_stay_uncounted_an
     mining, proxy, hasher, redis
 ):
     proxy.close() if redis == "refused" else setattr(proxy, "request", lambda *_: False)
-    wait_until(lambda: warnings(mining, proxy.port), 5, "Redis is missed")
+    wait_until(lambda: warnings(mining, proxy.port), 5, "Redis is unreachable")
     status, seconds = mining.stop("worker")
     assert (status, seconds < 4) == (1, True)
     (line,) = mining.lines("uncounted")
@@ -256,27 +256,27 @@ def test_worker_stopped_without_redis_logs_once_how_many_units_stay_uncounted_an
 
 
 @pytest.mark.parametrize(("redis", "share"), [("refused", 1 / 2), ("silent", 1 / 3)])
-def test_mining_goes_on_without_redis(stack, rng, hasher, proxy, redis, share):
+def test_mining_continues_while_redis_is_unreachable(stack, rng, hasher, proxy, redis, share):
     rng.delay = hasher.delay = 0.1
     stack.start("worker", WORKER_DELAY="0.1")
     wait_until(stack.hashes, 5, "the first unit is counted")
     proxy.close() if redis == "refused" else setattr(proxy, "request", lambda *_: False)
-    wait_until(lambda: warnings(stack, proxy.port), 5, "Redis is missed")
+    wait_until(lambda: warnings(stack, proxy.port), 5, "Redis is unreachable")
     before = len(hasher.requests)
     time.sleep(4)
     assert (len(hasher.requests) - before) / 4 > share * 3.2
 
 
-def test_work_done_while_redis_was_away_is_counted_in_the_seconds_it_was_done_in(
+def test_work_done_while_redis_was_unreachable_is_counted_in_the_seconds_of_the_work(
     mining, hasher, proxy
 ):
     proxy.close()
-    away = int(time.time()) + 1
-    wait_until(lambda: time.time() > away + 4, 5, "Redis is away for some seconds")
+    since = int(time.time()) + 1
+    wait_until(lambda: time.time() > since + 4, 5, "Redis is unreachable for some seconds")
     proxy.open()
     all_is_counted_once(mining, hasher)
     done = [int(each.at) for each in hasher.requests]
-    for second in range(away, away + 3):
+    for second in range(since, since + 3):
         assert speeds(mining.db)[second] == pytest.approx(done.count(second), rel=0.1, abs=2)
 
 
@@ -287,7 +287,7 @@ def test_speed_adds_up_to_the_counter_and_expires(mining, hasher):
     assert all(250 < mining.db.ttl(key) <= 300 for key in mining.db.scan_iter("speed:*"))
 
 
-def test_what_a_worker_has_counted_is_forgotten_after_a_day(mining):
+def test_key_of_a_worker_expires_after_a_day(mining):
     (key,) = mining.db.scan_iter("worker:*")
     assert 86000 < mining.db.ttl(key) <= 86400
 
@@ -308,13 +308,13 @@ def test_lost_reply_counts_nothing_twice(mining, hasher, proxy):
         if b"EXEC" in data and not lost:
             lost.append(sink)
             proxy.reply = lambda *_: False
-        elif sink not in lost:  # the next try, on a connection of its own
+        elif sink not in lost:  # the retry, on a new connection
             proxy.reply = None
         return True
 
     proxy.request = request
     logged = mining.logged()
-    wait_until(lambda: lost and mining.logged() > logged, 5, "the next try has its reply")
+    wait_until(lambda: lost and mining.logged() > logged, 5, "the retry has its reply")
     all_is_counted_once(mining, hasher)
 
 
@@ -335,7 +335,7 @@ def test_first_attempt_that_arrives_late_counts_nothing_twice(mining, hasher, pr
         held.append((sink, data))
         if len(held) == 1:
             proxy.kept.append(sink)
-        elif len(held) == 2 and late == "before-the-retry":  # which has read, and not written yet
+        elif len(held) == 2 and late == "before-the-retry":  # which has read but not written
             arrive()
         return len(held) > 1
 
@@ -347,22 +347,22 @@ def test_first_attempt_that_arrives_late_counts_nothing_twice(mining, hasher, pr
     all_is_counted_once(mining, hasher)
 
 
-def test_redis_that_lost_its_data_gets_what_is_new_and_no_more(mining, hasher, proxy):
+def test_only_new_units_are_counted_after_redis_lost_its_data(mining, hasher, proxy):
     proxy.request = lambda data, _: b"EXEC" not in data
     time.sleep(0.2)
     before = mining.logged()
     mining.db.flushall()
     proxy.request = None
-    wait_until(mining.hashes, 5, "it counts again")
+    wait_until(mining.hashes, 5, "the worker counts again")
     assert mining.stop("worker")[0] == 0
     assert mining.hashes() == len(hasher.requests) - before
 
 
 @pytest.mark.parametrize("key", ["hashes", "wallet"])
-def test_key_of_another_type_is_logged_at_each_try_and_ends_nothing(mining, proxy, key):
+def test_key_of_another_type_is_logged_at_each_attempt_and_mining_continues(mining, proxy, key):
     mining.db.delete(key)
     mining.db.rpush(key, "by hand")
-    wait_until(lambda: len(warnings(mining, proxy.port)) > 1, 5, "each try is logged")
+    wait_until(lambda: len(warnings(mining, proxy.port)) > 1, 5, "attempts are logged")
     assert "WRONGTYPE" in warnings(mining, proxy.port)[0]
     mining.db.delete("hashes", "wallet")
     wait_until(lambda: mining.hashes() and mining.db.exists("wallet"), 5, "it counts again")

@@ -1,20 +1,20 @@
-// Asks webui for the numbers once a second, and shows what it gets.
+// Polls webui once a second and shows the numbers and the chart.
 
-const PERIOD = 1000; // milliseconds from an answer to the next question
-const TIMEOUT = 3000; // milliseconds to wait for one
-const RECENT = 5; // seconds that the speed is the mean of, and after which a still counter is 0
+const PERIOD = 1000; // milliseconds from an answer to the next request
+const TIMEOUT = 3000; // milliseconds to wait for an answer
+const RECENT = 5; // seconds that the speed is the mean of; after so many without a hash it is 0
 const SPOKEN = 30; // seconds between announcements to screen readers
 
 const element = (id) => document.getElementById(id);
 const svg = document.querySelector("#chart svg");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-let answer = null; // the last one of webui
+let answer = null; // the last one from webui
 let grown = 0; // when the counter was last seen to grow (s, Redis' clock)
 let spoken = 0; // when the speed was last announced (s, Redis' clock)
-let pointer = null; // where it is on the chart (pixels)
-let timer; // of the next question
-let plot = null; // what was drawn: start, speed, and where
+let pointer = null; // its distance from the chart's left edge (pixels)
+let timer; // of the next request
+let plot = null; // what was drawn last: start, speed, and the scales x and y
 
 // Numbers
 
@@ -34,7 +34,7 @@ function showSpeed(speed, state, kind = "") {
 }
 
 function showNumbers(next) {
-  // A counter that was not watched for a while, as Redis or webui was unreachable, may have grown.
+  // While Redis or webui was unreachable, the counter may have grown unnoticed.
   if (next.hashes !== answer?.hashes || next.now - answer.now > RECENT) grown = next.now;
   answer = next;
   show("coins", answer.coins.toLocaleString("en"));
@@ -49,11 +49,11 @@ function showNumbers(next) {
     showSpeed(speed, "Mining.");
     showElsewhere(speed);
   }
-  // For those who want no motion, the chart moves once in ten seconds.
+  // With reduced motion, the chart moves once in ten seconds.
   if (!still.matches || !plot || answer.start >= plot.start + 10) draw();
 }
 
-/** Put the speed where it is not seen: in the link to share, and for screen readers. */
+/** Put the speed into the link to share and the text for screen readers. */
 function showElsewhere(speed) {
   const sentence = `I'm mining DockerCoins at ${speed} hashes/second`;
   element("share").href = `https://twitter.com/intent/tweet?text=${encodeURIComponent(sentence)}`;
@@ -62,9 +62,9 @@ function showElsewhere(speed) {
   show("spoken", `${speed} hashes per second`);
 }
 
-// The chart, in pixels, so that its text has the size of the page's
+// The chart, in pixels, so that its text is as large as the page's
 
-/** Return 1, 2 or 5 times a power of ten, at most six of which reach `top`. */
+/** Return the axis step: 1, 2 or 5 times a power of ten, with at most six steps up to `top`. */
 function axisStep(top) {
   const power = 10 ** Math.floor(Math.log10(top / 6));
   return power * [1, 2, 5, 10].find((factor) => factor * power * 6 >= top);
@@ -106,7 +106,7 @@ function draw() {
   showValue();
 }
 
-/** Write the time and the speed under the pointer, which is so many pixels from the left. */
+/** Show the time and speed at the pointer, `at` pixels from the left, or hide them if null. */
 function showValue(at = pointer) {
   pointer = at;
   const box = element("value");
@@ -125,7 +125,7 @@ svg.onpointermove = svg.onpointerdown = (event) => showValue(event.offsetX);
 svg.onpointerleave = () => showValue(null);
 new ResizeObserver(() => answer && draw()).observe(svg);
 
-// The questions to webui
+// Polling
 
 function showError(text) {
   showSpeed("–", `${text} Trying again each second.`, "error");
@@ -139,10 +139,10 @@ async function poll() {
   } catch {
     showError("webui is unreachable.");
   }
-  clearTimeout(timer); // of an answer that came meanwhile
+  clearTimeout(timer); // another poll may have set one meanwhile
   timer = setTimeout(poll, PERIOD);
 }
 
-// Browsers slow the timers of a hidden tab down: ask at once when it is looked at.
+// Browsers throttle the timers of a hidden tab: poll at once when it becomes visible.
 document.addEventListener("visibilitychange", () => document.hidden || poll());
 poll();
