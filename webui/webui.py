@@ -15,9 +15,9 @@ SETTLE = 2.3  # seconds until a second is complete: 1 to spread a unit, 1 to cou
 
 app = Flask(__name__, static_folder="files", static_url_path="")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://redis:6379")
-HOST = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASS@HOST:PORT
-found = re.fullmatch(rf"redis://{HOST}(/\d*)?", REDIS_URL, re.ASCII)
-if not found or int(found[4] or 0) > 65535:  # group 4: the port
+LOGIN_HOST_PORT = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(?P<port>\d{1,5}))?"
+found = re.fullmatch(rf"redis://{LOGIN_HOST_PORT}(/\d*)?", REDIS_URL, re.ASCII)
+if not found or int(found["port"] or 0) > 65535:
     sys.exit(f"REDIS_URL is {REDIS_URL!r}, but must be like redis://redis:6379")
 db = redis.Redis.from_url(
     REDIS_URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1

@@ -19,9 +19,9 @@ BYTES = {"Content-Type": "application/octet-stream"}
 def url(name, default):
     """Return the URL in the environment variable `name`, or exit if it is not like `default`."""
     value, scheme = os.environ.get(name, default), default.split("://")[0]
-    host = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(\d{1,5}))?"  # USER:PASS@HOST:PORT
-    found = re.fullmatch(rf"{scheme}://{host}(/\d*)?", value, re.ASCII)
-    if not found or int(found[4] or 0) > 65535:  # group 4: the port
+    login_host_port = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(?P<port>\d{1,5}))?"
+    found = re.fullmatch(rf"{scheme}://{login_host_port}(/\d*)?", value, re.ASCII)
+    if not found or int(found["port"] or 0) > 65535:
         sys.exit(f"{name} is {value!r}, but must be like {default}")
     return value.rstrip("/")
 
@@ -96,8 +96,8 @@ class Worker:
             new = self.finished[max(0, before - self.counted) :]
             now, micros = pipe.time()  # the clock of Redis, as the clocks of nodes differ
             offset = now + micros / 1e6 - time.monotonic()  # from our clock to that of Redis
-            pipe.multi()
-            pipe.set(self.key, self.counted + len(self.finished), ex=86400)
+            pipe.multi()  # what follows is queued and runs as one transaction
+            pipe.set(self.key, self.counted + len(self.finished), ex=86400)  # a day
             pipe.incrby("hashes", len(new))
             if self.coins:
                 pipe.hset("wallet", mapping=self.coins)
