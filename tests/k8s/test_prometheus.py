@@ -80,7 +80,7 @@ def test_mining_alert_is_true_without_a_counter(prometheus):
 
 def test_ten_workers_raise_the_speed_and_the_response_time_of_rng_only(prometheus):
     prometheus.copy.scale(worker=10)
-    counted = prometheus.copy.rate(30)
+    counted = prometheus.copy.rate(20)
     about = pytest.approx(counted, rel=0.05)
     wait_until(lambda: prometheus.value(SPEED) == about, 15, f"{counted} hashes/s")
     times = prometheus.values("avg_over_time(probe_duration_seconds[20s])")

@@ -95,13 +95,6 @@ def logs_on_disk(node, namespace, app):
     return logs
 
 
-def wait_until_gone(namespaces):
-    """Wait until these namespaces and everything in them are deleted."""
-    names = [f"namespace/{name}" for name in namespaces]
-    left = ["kubectl", "get", "--ignore-not-found", *names]
-    wait_until(lambda: not run(*left), 150, f"{names} gone")
-
-
 class Copy:
     """A copy of the application in a namespace that enforces the Pod Security profile `enforce`.
 
@@ -133,7 +126,7 @@ class Copy:
         return run(*shell, "-ec", script, timeout=timeout)
 
     def remove(self):
-        """Start deleting the namespace; wait_until_gone() waits for the end."""
+        """Start deleting the namespace with everything in it."""
         COPIES.remove(self)
         run("kubectl", "delete", "namespace", self.namespace, "--wait=false")
 
