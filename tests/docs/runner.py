@@ -43,9 +43,9 @@ def any_value(promised, real):
     return True
 
 
-def within_5_percent(promised, real):
-    """Return whether a rate is close enough."""
-    return abs(float(real) - float(promised)) <= 0.05 * float(promised)
+def as_fast(promised, real):
+    """Return whether a rate is close: at most 5 % higher, or 15 % lower on a busy machine."""
+    return 0.85 * float(promised) <= float(real) <= 1.05 * float(promised)
 
 
 def as_slow(promised, real):
@@ -75,7 +75,7 @@ KINDS = {  # values that vary between runs: their pattern, and which one matches
     "kubeadm's token": (r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b", any_value),
     "id or hash": (r"\b[0-9a-f]{8,64}\b", any_value),
     "node port, not the registry's": (r"\b(?!30500)3[0-2]\d{3}\b", any_value),
-    "decimal number": (r"(?<![\w.])\d+\.\d+(?![\w.])", within_5_percent),
+    "decimal number": (r"(?<![\w.])\d+\.\d+(?![\w.])", as_fast),
 }
 KIND = re.compile("|".join(f"(?P<k{n}>{look})" for n, (look, _) in enumerate(KINDS.values())))
 
