@@ -34,8 +34,7 @@ HASH = requests.Request("POST", url("HASHER_URL", "http://hasher:80"), BYTES).pr
 REDIS_URL = url("REDIS_URL", "redis://redis:6379")
 REDIS = REDIS_URL.split("@")[-1]  # without the password, for the log
 db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
-http = requests.Session()
-http.trust_env = False  # ignore http_proxy: there is none between services
+http = requests.adapters.HTTPAdapter()  # what a Session sends with: no proxies, cookies, redirects
 log = logging.getLogger("worker")
 
 
@@ -43,14 +42,15 @@ def ask(request, expected, body=None):
     """Return the body of the answer, a 200 that matches `expected`, or raise ValueError."""
     request.prepare_body(body, None)
     try:
-        answer = http.send(request, timeout=TIMEOUT, allow_redirects=False)
+        answer = http.send(request, timeout=TIMEOUT)
+        content = answer.content
     except requests.RequestException as error:
         while error.__context__:  # libraries wrap `Connection refused` in errors of their own
             error = error.__context__
         raise ValueError(f"{request.url}: {error}") from error
-    if answer.status_code != 200 or not re.fullmatch(expected, answer.content, re.DOTALL):
-        raise ValueError(f"{request.url}: {answer.status_code} with {len(answer.content)} bytes")
-    return answer.content
+    if answer.status_code != 200 or not re.fullmatch(expected, content, re.DOTALL):
+        raise ValueError(f"{request.url}: {answer.status_code} with {len(content)} bytes")
+    return content
 
 
 def speed(finished):
