@@ -21,7 +21,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def make_copy(tmp_path_factory):
-    """A function that makes an empty namespace for a copy; all are deleted at the end, which nobody waits for."""
+    """A function that makes an empty namespace for a copy; at the end all are being deleted."""
     if "KUBECONFIG" not in os.environ:
         pytest.fail("KUBECONFIG must name the configuration of a cluster to test on")
     made = []
@@ -66,10 +66,8 @@ def app(make_copy, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_nodes(app):
-    """Let pods run on the control plane, too; `app` then has pods on both nodes."""
+    """Let pods run on the control plane, too."""
     taint(False)
-    app.spread(rng=1, hasher=1, webui=1, worker=1)
-    app.scale(rng=1, hasher=1, webui=1, worker=1)
     yield
     taint()
 

@@ -77,7 +77,7 @@ def test_liveness_probe_of_the_index_restarts_busy_rng_and_neither_hasher_nor_we
         pods = {"template": {"spec": {"containers": [container]}}}
         app.kubectl("patch", "deployment", service, "-p", json.dumps({"spec": pods}))
 
-    app.scale(worker=30)
+    app.scale(worker=20)  # rng's queue is longer than a probe waits
     services = "hasher", "webui", "rng"
     for service in services:
         paste(service)

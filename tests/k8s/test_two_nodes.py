@@ -25,7 +25,7 @@ def test_mining_recovers_within_60_s_of_a_node_failure_and_no_hash_is_counted_tw
     second.spread(worker=5)
     assert second.best_rate(9.5, 10) >= 9.5
 
-    run("docker", "stop", "node2")
+    run("docker", "stop", "-t", "1", "node2")
     try:
         wait_until(lambda: not is_ready("node2"), 90, "node2 is NotReady")
         dead = logs_on_disk("node2", second.namespace, "worker")

@@ -222,7 +222,7 @@ class Copy:
     def best_rate(self, lowest, seconds):
         """Return the first of three rates to reach `lowest`, or the best: load only lowers it."""
         rates = []
-        while len(rates) < 3 and max(rates, default=0) < lowest:
+        while len(rates) < 6 and max(rates, default=0) < lowest:
             rates.append(self.rate(seconds))
         print(f"rates over {seconds} s:", *(f"{rate:.2f}" for rate in rates))
         return max(rates)
