@@ -16,7 +16,7 @@ import pytest
 import requests
 from support.engine import DOCKER, PORTS, SERVICES, docker, inspect, logs, web
 
-SECONDS = 60 if os.environ.get("FULL") == "1" else 4
+SECONDS = 60 if os.environ.get("FULL") == "1" else 6
 MEMORY = 143  # MiB, or 150 MB: the most that a container may use
 ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
 PROBE = 1  # s: what Kubernetes gives a probe unless configured otherwise
