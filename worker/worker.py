@@ -9,10 +9,10 @@ import time
 from collections import Counter
 
 import redis
-import requests
+import urllib3
 
 HISTORY = 300  # seconds that Redis keeps the chart's data: a little more than the chart shows
-TIMEOUT = 3, 30  # seconds to connect and to read: 300 workers at one rng wait 30 s
+TIMEOUT = urllib3.Timeout(connect=3, read=30)  # seconds: 300 workers at one rng wait 30 s
 BYTES = {"Content-Type": "application/octet-stream"}
 
 
@@ -29,28 +29,25 @@ def url(name, default):
 DELAY = os.environ.get("WORKER_DELAY", "0.1")  # seconds of sleep in each unit of work
 if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
     sys.exit(f"WORKER_DELAY is {DELAY!r}, but must be 0 to 30 seconds, such as 0.1")
-DRAW = requests.Request("GET", url("RNG_URL", "http://rng:80") + "/32").prepare()
-HASH = requests.Request("POST", url("HASHER_URL", "http://hasher:80"), BYTES).prepare()
+RNG, HASHER = url("RNG_URL", "http://rng:80"), url("HASHER_URL", "http://hasher:80")
 REDIS_URL = url("REDIS_URL", "redis://redis:6379")
 REDIS = REDIS_URL.split("@")[-1]  # without the password, for the log
 db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
-http = requests.adapters.HTTPAdapter()  # what a Session sends with: no proxies, cookies, redirects
+http = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
 log = logging.getLogger("worker")
 
 
-def ask(request, expected, body=None):
+def ask(method, address, expected, body=None):
     """Return the body of the answer, a 200 that matches `expected`, or raise ValueError."""
-    request.prepare_body(body, None)
     try:
-        answer = http.send(request, timeout=TIMEOUT)
-        content = answer.content
-    except requests.RequestException as error:
-        while error.__context__:  # libraries wrap `Connection refused` in errors of their own
+        answer = http.request(method, address, body=body, headers=BYTES if body else None)
+    except urllib3.exceptions.HTTPError as error:
+        while error.__context__:  # urllib3 wraps `Connection refused` in errors of its own
             error = error.__context__
-        raise ValueError(f"{request.url}: {error}") from error
-    if answer.status_code != 200 or not re.fullmatch(expected, content, re.DOTALL):
-        raise ValueError(f"{request.url}: {answer.status_code} with {len(content)} bytes")
-    return content
+        raise ValueError(f"{address}: {error}") from error
+    if answer.status != 200 or not re.fullmatch(expected, answer.data, re.DOTALL):
+        raise ValueError(f"{address}: {answer.status} with {len(answer.data)} bytes")
+    return answer.data
 
 
 def speed(finished):
@@ -76,8 +73,8 @@ class Worker:
     def work(self):
         """Do one unit of work, or raise ValueError."""
         time.sleep(float(DELAY))
-        data = ask(DRAW, b".{32}")
-        digest = ask(HASH, b"[0-9a-f]{64}", data).decode()
+        data = ask("GET", f"{RNG}/32", b".{32}")
+        digest = ask("POST", f"{HASHER}/", b"[0-9a-f]{64}", data).decode()
         self.finished.append(time.monotonic())
         log.debug("One unit of work: %s...", digest[:8])
         if digest.startswith("0"):
