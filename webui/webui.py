@@ -11,7 +11,7 @@ from flask import Flask, Response, jsonify, redirect
 from werkzeug.exceptions import HTTPException
 
 HISTORY = 250  # seconds that the chart shows, as in the original
-SETTLE = 2.3  # seconds until a second is complete: 1 to spread a unit, 1 to count it, a reserve
+SETTLE = 2.6  # seconds until a second is complete: 1 to spread a unit, 1 to count it, a reserve
 
 app = Flask(__name__, static_folder="files", static_url_path="")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://redis:6379")
@@ -41,12 +41,12 @@ def numbers():
 @app.get("/speed")
 def numbers_and_speed():
     """Return what /json does, and the hashes of each of the HISTORY seconds from `start` on."""
-    return Response(speed_json(int(2 * time.monotonic())), mimetype="application/json")
+    return Response(speed_json(int(time.time() - SETTLE)), mimetype="application/json")
 
 
 @lru_cache(maxsize=1)
-def speed_json(_half_second):
-    """Return the answer to /speed, cached for half a second: pages share a read of Redis."""
+def speed_json(_second):
+    """Return the answer to /speed, cached until another second is complete: all pages share it."""
     current = numbers()
     end = int(current["now"] - SETTLE)
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))

@@ -110,6 +110,21 @@ def test_workers_mine_at_the_expected_rate(built, workers):
     assert rates[-1] >= low, rates
 
 
+def test_webui_reads_redis_once_a_second_for_any_number_of_requests(app):
+    def reads():
+        statistics = docker("exec", only(app, "redis"), "redis-cli", "info", "commandstats")
+        return int(re.search(r"cmdstat_mget:calls=(\d+)", statistics)[1])
+
+    def ask():
+        assert web.get("http://localhost:8000/speed", timeout=5).status_code == 200
+
+    ask()
+    began, before = time.monotonic(), reads()
+    while time.monotonic() - began < 3:
+        ask()
+    assert 2 <= reads() - before <= 4
+
+
 def test_index_waits_at_rng_and_not_at_hasher_with_10_workers(built):
     built.up(worker=10)
     tries = []
