@@ -19,7 +19,7 @@ run: .venv/run.stamp ports
 
 test: .venv/test.stamp
 	pytest -q -n 4 tests/unit
-	pytest -q tests/contract tests/chart
+	pytest -q -n 2 --dist loadfile tests/contract tests/chart
 
 test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp
 	pytest -q tests/$*
