@@ -150,10 +150,10 @@ def received():
 
 
 def measure_build(app, note):
-    """Record a build with an empty cache; the base images must have been pulled already."""
+    """Record a build with an empty cache, which also pulls base images that are not here yet."""
     before = received()
     note("first build, s", app.compose("build", "--no-cache"))
-    note("first build, MB of packages", received() - before)
+    note("first build, MB received", received() - before)
 
 
 def measure(app, note):
