@@ -150,7 +150,7 @@ def received():
 
 
 def measure_build(app, note):
-    """Record a build with an empty cache, which also pulls base images that are not here yet."""
+    """Record a build with an empty cache, and the pull of base images that are missing."""
     before = received()
     note("first build, s", app.compose("build", "--no-cache"))
     note("first build, MB received", received() - before)
