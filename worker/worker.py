@@ -29,7 +29,8 @@ def url(name, default):
 DELAY = os.environ.get("WORKER_DELAY", "0.1")  # seconds of sleep in each unit of work
 if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
     sys.exit(f"WORKER_DELAY is {DELAY!r}, but must be 0 to 30 seconds, such as 0.1")
-RNG, HASHER = url("RNG_URL", "http://rng:80"), url("HASHER_URL", "http://hasher:80")
+RNG = url("RNG_URL", "http://rng:80")
+HASHER = url("HASHER_URL", "http://hasher:80")
 REDIS_URL = url("REDIS_URL", "redis://redis:6379")
 REDIS = REDIS_URL.split("@")[-1]  # without the password, for the log
 db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
