@@ -220,7 +220,7 @@ class Copy:
                 return (count - first) / (at - started)
 
     def best_rate(self, lowest, seconds):
-        """Return the first of three rates to reach `lowest`, or the best: load only lowers it."""
+        """Return the first of six rates to reach `lowest`, or the best: load only lowers it."""
         rates = []
         while len(rates) < 6 and max(rates, default=0) < lowest:
             rates.append(self.rate(seconds))
