@@ -38,6 +38,8 @@ SUBSTITUTES = [
         " s/exporter:v1.*/exporter:v1.69.0/; $a ---' k8s/prometheus/*.yaml | kubectl apply -f -",
     ),
 ]
+# A pod may be terminating for a minute, and must not be among those of the next chapter.
+GONE = "kubectl wait --for=delete pod --all --timeout=150s"
 # The words with which a chapter describes the states that it starts from and ends with.
 APPLIED, EMPTY, STOPPED = "the application on the cluster", "empty cluster", "nothing running"
 EITHER_WAY = "deployed either way"  # from files or by hand: the chapter runs with both
@@ -151,7 +153,7 @@ class Course:
         """Deploy the application again, by the kubectl commands of a chapter."""
         chapter, look = BY_HAND
         typed = [b.commands for b in blocks(chapter.read_text()) if look.search(b.commands)]
-        self.node("kubectl delete -f k8s/ && set -e\n" + "\n".join(typed))
+        self.node(f"kubectl delete -f k8s/ && {GONE} && set -e\n" + "\n".join(typed))
         self.node("kubectl wait --for=condition=Available deployment --all --timeout=60s")
 
     def node(self, commands):
@@ -167,7 +169,8 @@ class Course:
         namespaces = set(self.node("kubectl get namespaces -o name").split())
         ours = namespaces & {f"namespace/{each}" for each in ("green", "blue", "dockercoins")}
         if ours := self.objects() | ours:
-            self.node(f"kubectl delete --ignore-not-found --timeout=150s {' '.join(ours)}")
+            delete = f"kubectl delete --ignore-not-found --timeout=150s {' '.join(ours)}"
+            self.node(f"{delete} && {GONE}")
 
     def objects(self):
         """Return {kind/name} of the objects in the namespace default that chapters create."""
