@@ -46,7 +46,7 @@ def numbers_and_speed():
 
 @lru_cache(maxsize=1)
 def speed_json(_second):
-    """Return the answer to /speed, cached until the next second is complete: all pages share it."""
+    """Return the answer to /speed, cached for at most a second: all pages share it."""
     current = numbers()
     end = int(current["now"] - SETTLE)
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
