@@ -82,10 +82,9 @@ def test_liveness_probe_of_the_index_restarts_busy_rng_and_neither_hasher_nor_we
         paste(service)
     app.settled(*others)
     app.scale(worker=20)  # rng's queue is longer than a probe waits
-    before = [app.restarts(service) for service in others]
     paste("rng")
     wait_until(lambda: sum(app.restarts("rng").values()) >= 1, 90, "rng is restarted")
-    assert [app.restarts(service) for service in others] == before
+    assert set(app.restarts("hasher").values()) | set(app.restarts("webui").values()) == {0}
     for service in (*others, "rng"):
         app.kubectl("rollout", "undo", f"deployment/{service}")
     app.scale(worker=1)
