@@ -1,4 +1,4 @@
-"""The network policies: each pod tries to connect to every other one."""
+"""The network policies: each pod tries to connect to every other one, also on an unused port."""
 
 import socket
 import subprocess
@@ -9,42 +9,63 @@ from support import wait_until
 from support.cluster import NODES, SCALED, address_of, fetch, only, processes
 
 ALLOWED = {("worker", "rng"), ("worker", "hasher"), ("worker", "redis"), ("webui", "redis")}
-ALLOWED |= {("worker", "dns"), ("webui", "dns")}
+ALLOWED |= {(service, dns) for service in ("worker", "webui") for dns in ("dns", "dns by UDP")}
+UNUSED = 81  # a port that no pod listens on and no policy allows
 CONNECT = """
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
-def connects(target):
+QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\\nkubernetes\7default\3svc\7cluster\5local\0\0\1\0\1"
+def reaches(target):
+    kind, host, port = target.split(":")
     try:
-        socket.create_connection(target.split(":"), 2.5).close()
-        return True
+        with socket.socket(type=getattr(socket, kind)) as sock:
+            sock.settimeout(2.5)
+            sock.connect((host, int(port)))
+            if kind == "SOCK_DGRAM":
+                sock.send(QUERY)
+                sock.recv(512)
+    except ConnectionRefusedError:
+        pass  # by the pod: nothing listens on this port, while policies drop packets
     except OSError:
         return False
-with ThreadPoolExecutor(50) as pool:
-    print(*map(int, pool.map(connects, sys.argv[1:])))
+    return True
+with ThreadPoolExecutor(100) as pool:
+    print(*map(int, pool.map(reaches, sys.argv[1:])))
 """
 
 
 class End:
     """A pod (of the service "foreign" if in another namespace) or an address outside."""
 
-    def __init__(self, service, pod=None, address=None):
+    def __init__(self, service, pod=None, address=None, kind="SOCK_STREAM"):
         self.service, self.pod, self.address, self.name = service, pod, address, service
+        self.kind = kind
         if pod:
             self.address = pod["status"]["podIP"], 6379 if service == "redis" else 80
             self.name = f"{service} on {pod['spec']['nodeName']}, {pod['metadata']['name']}"
 
+    def unused_port(self):
+        """Return the same pod's unused port."""
+        port = End("foreign" if self.service == "foreign" else "unused port", self.pod)
+        port.address, port.name = (self.address[0], UNUSED), f"unused port of {self.name}"
+        return port
+
+    def others(self, targets):
+        """Return the `targets` that are not this pod."""
+        return [end for end in targets if end.address[0] != self.address[0]]
+
     def reaches(self, targets):
-        """Return the names of those `targets` to which a process of this pod can connect."""
-        others = [end for end in targets if end.name != self.name]
+        """Return the names of those `targets` which packets of this pod reach."""
+        others = self.others(targets)
         command = ["nsenter", "-t", processes(self.pod)[0]["Pid"], "-n", "python3", "-c", CONNECT]
-        command += [":".join(map(str, end.address)) for end in others]
+        command += [f"{end.kind}:{end.address[0]}:{end.address[1]}" for end in others]
         output = subprocess.check_output(command, text=True, timeout=60).split()
         return {end.name for end, answer in zip(others, output, strict=True) if answer == "1"}
 
     def may_reach(self, target):
         """Return whether the policies allow it."""
         if self.service == "foreign":
-            return target.service in ("foreign", "webui", "dns", "internet")
+            return target.service in ("foreign", "webui", "dns", "dns by UDP", "internet")
         return (self.service, target.service) in ALLOWED
 
 
@@ -60,13 +81,15 @@ def fenced(app, two_nodes, by_hand):
     with socket.socket(type=socket.SOCK_DGRAM) as here:
         here.connect((address_of("node1"), 9))
         internet = socket.create_server((here.getsockname()[0], 0))
-    outside = [End("dns", address=("10.96.0.10", 53))]  # kubeadm's address
+    dns = "10.96.0.10", 53  # kubeadm's address
+    outside = [End("dns", address=dns), End("dns by UDP", address=dns, kind="SOCK_DGRAM")]
     outside += [End("internet", address=internet.getsockname())]
 
     def ends():
         pods = [End(pod["metadata"]["labels"]["app"], pod) for pod in by_hand.pods()]
         pods += [End("foreign", pod) for pod in app.pods("rng") + app.pods("worker")]
-        return pods, [end for end in pods if serves(end)] + outside
+        serving = [end for end in pods if serves(end)]
+        return pods, serving + [end.unused_port() for end in serving] + outside
 
     with internet:
         yield by_hand, ends
@@ -87,11 +110,7 @@ def seen(sources, targets):
 def allowed(sources, targets):
     """Return what each source may reach: {name: names}."""
     return {
-        source.name: {
-            target.name
-            for target in targets
-            if source.name != target.name and source.may_reach(target)
-        }
+        source.name: {target.name for target in source.others(targets) if source.may_reach(target)}
         for source in sources
     }
 
@@ -99,8 +118,8 @@ def allowed(sources, targets):
 def test_without_policies_everything_is_reachable(fenced):
     _, ends = fenced
     sources, targets = ends()
-    everything = {end.name for end in targets}
-    assert seen(sources, targets) == {end.name: everything - {end.name} for end in sources}
+    everything = {source.name: {end.name for end in source.others(targets)} for source in sources}
+    assert seen(sources, targets) == everything
 
 
 def test_existing_pods_reach_what_the_policies_allow_and_nothing_else(fenced):
