@@ -4,7 +4,7 @@ import os
 
 import pytest
 from support import wait_until
-from support.cluster import COPIES, ROOT, Copy, run, taint
+from support.cluster import COPIES, ROOT, Copy, forget_images, run, taint
 
 RESTRICTED = "kustomize", "--load-restrictor", "LoadRestrictionsNone", "k8s/restricted"
 
@@ -58,6 +58,7 @@ def app(make_copy, tmp_path_factory):
     copy.type("docker-compose build", timeout=400)
     copy.type("kubectl -n registry rollout status deployment registry --timeout=60s")
     copy.type("docker-compose push", timeout=200)
+    forget_images()
     copy.type("kubectl apply -f k8s/")
     copy.settled()
     copy.mining()

@@ -28,6 +28,7 @@ def test_four_commands_deploy_ready_pods_without_restarts(app):
     assert sorted(pod["metadata"]["labels"]["app"] for pod in pods) == sorted(SERVICES)
     assert all(status["ready"] for pod in pods for status in pod["status"]["containerStatuses"])
     assert set(app.restarts().values()) == {0}
+    assert app.type("kubectl get pods").count(" 1/1 ") == len(SERVICES)
 
 
 def test_workers_run_only_on_the_node_without_the_taint(app):
@@ -40,6 +41,7 @@ def test_page_and_json_are_served_on_the_node_port_of_each_node(app):
     for node in "node1", "node2":
         assert b"<html" in fetch(app.url("/", node))
         assert fetch(app.url("/json", node)).startswith(b'{"coins":')
+        assert "<html" in app.type(f"curl -s {app.url('/index.html', node)}")
 
 
 def test_namespace_enforces_the_baseline_profile(app):
@@ -140,6 +142,17 @@ def test_daemonset_of_rng_takes_over_on_each_node(app, rng_deployment):
     wait_until(lambda: len(found := addresses()) == 2 and found < ours, 30, "the DaemonSet's")
     assert app.nodes("rng") == ["node1", "node2"]
     assert app.best_rate(15, 10) >= 15  # one rng can serve 10
+    # Node 1 has pulled rng from the registry, which runs on node 2 until the next test.
+    assert pulled(app, "127.0.0.1:30500/dockercoins/rng:v1.0") == {"node1", "node2"}
+
+
+def pulled(app, image):
+    """Return the nodes that have pulled an image for the application's pods."""
+    return {
+        event["source"]["host"]
+        for event in app.get("events", "--field-selector", "reason=Pulled")["items"]
+        if image in event["message"] and "Successfully pulled" in event["message"]
+    }
 
 
 def test_new_tag_is_pulled_on_both_nodes_from_a_registry_on_node_1(app, two_nodes):
@@ -156,12 +169,7 @@ def test_new_tag_is_pulled_on_both_nodes_from_a_registry_on_node_1(app, two_node
     assert app.nodes("webui") == ["node1", "node2"]
     for pod in app.pods("webui"):
         assert pod["spec"]["containers"][0]["image"] == image
-    pulled = {
-        event["source"]["host"]
-        for event in app.get("events", "--field-selector", "reason=Pulled")["items"]
-        if image in event["message"] and "Successfully pulled" in event["message"]
-    }
-    assert pulled == {"node1", "node2"}
+    assert pulled(app, image) == {"node1", "node2"}
     assert fetch(app.url("/json"))
     app.kubectl("rollout", "undo", "deployment/webui")
     app.scale(webui=1)
