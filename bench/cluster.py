@@ -28,7 +28,8 @@ def scale(name, replicas):
 
 def measure_cluster(note, runs):
     """Record how long scaling takes, and the rates with one and more rng."""
-    names = {"REGISTRY": REGISTRY, "TAG": "bench"}
+    tag = f"bench-{os.getpid()}"  # a new one, as nodes keep the images that they have
+    names = {"REGISTRY": REGISTRY, "TAG": tag}
     run("kubectl", "apply", "-f", f"{ROOT}/k8s/registry/")
     run("kubectl", "-n", "registry", "rollout", "status", "deployment", "registry")
     for command in "build", "push":
@@ -37,7 +38,7 @@ def measure_cluster(note, runs):
     try:
         kubectl("apply", "-f", f"{ROOT}/k8s/")
         for name in ("rng", "hasher", "webui", "worker"):
-            kubectl("set", "image", f"deployment/{name}", f"{name}={REGISTRY}/{name}:bench")
+            kubectl("set", "image", f"deployment/{name}", f"{name}={REGISTRY}/{name}:{tag}")
         for name in ("rng", "hasher", "webui", "worker", "redis"):
             scale(name, 1)
         node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].status.addresses[0].address}")
