@@ -14,8 +14,8 @@ LIMITS = {
     "2 workers, hashes/s": 6.67,
     "10 workers, hashes/s": 10,
     "Kubernetes, 10 workers, 1 rng, hashes/s": 10,
-    "Kubernetes, 10 workers, 2 rng, hashes/s": 18.5,
-    "Kubernetes, 10 workers, 5 rng, hashes/s": 29.0,
+    "Kubernetes, 10 workers, 2 rng, hashes/s": 18.7,
+    "Kubernetes, 10 workers, 5 rng, hashes/s": 29.1,
 }
 
 
