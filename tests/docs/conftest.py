@@ -40,8 +40,7 @@ SUBSTITUTES = [
 ]
 # A pod may be terminating for a minute, and must not be among those of the next chapter.
 GONE = "kubectl wait --for=delete pod --all --timeout=150s"
-# The words with which a chapter describes the states that it starts from and ends with.
-APPLIED, EMPTY, STOPPED = "the application on the cluster", "empty cluster", "nothing running"
+APPLIED, EMPTY = "the application on the cluster", "empty cluster"  # where chapters start from
 EITHER_WAY = "deployed either way"  # from files or by hand: the chapter runs with both
 CASES = [
     pytest.param(each, by_hand, id=each.stem + by_hand * "-by-hand")
@@ -133,18 +132,36 @@ class Course:
         if chapter.stem == CLUSTER:
             kubeadm_up("config")  # so that kubectl on this machine works, too
         if end.lstrip().startswith("the same"):
-            end = start
-        if APPLIED in end:
-            assert self.applied(), f"{chapter.name} ends with {self.objects()}"
-        elif EMPTY in end:
-            assert not self.objects(), f"{chapter.name} ends with {self.objects()}"
-        elif STOPPED in end:
-            assert not self.node("docker-compose ps -q"), f"{chapter.name} ends with containers"
+            end += start
+        promised = {words: holds for words, holds in self.states().items() if words in end}
+        assert promised, f"{chapter.name} must say what one ends with"
+        for words, holds in promised.items():
+            assert holds(), f"{chapter.name} does not end with {words}, but {self.objects()}"
         self.passed = True
+
+    def states(self):
+        """Return {words with which chapters describe a state: function that checks it}."""
+        return {
+            APPLIED: self.applied,
+            EMPTY: lambda: not self.objects(),
+            "five stopped containers": lambda: (
+                len(self.node("docker ps -aq -f status=exited").split()) == 5
+            ),
+            "nothing running": lambda: not self.node("docker-compose ps -q"),
+            "a Kubernetes cluster of two nodes": lambda: (
+                self.node("kubectl get nodes --no-headers").count(" Ready ") == 2
+            ),
+            "without the taint": lambda: TAINT not in self.taints(),
+            "a metrics server": lambda: self.node("kubectl top nodes"),
+        }
+
+    def taints(self):
+        """Return the taints of node 1."""
+        return self.node("kubectl get node node1 -o jsonpath='{.spec.taints}'")
 
     def taint(self, tainted):
         """Set the control plane's taint on node 1 or remove it; return whether it is new."""
-        taints = self.node("kubectl get node node1 -o jsonpath='{.spec.taints}'")
+        taints = self.taints()
         if (TAINT in taints) != tainted:
             self.node(f"kubectl taint nodes node1 {TAINT}{':NoSchedule' if tainted else '-'}")
         return tainted and TAINT not in taints
@@ -184,10 +201,12 @@ class Course:
 
     def applied(self):
         """Return whether the application is deployed as in k8s/, and nothing else."""
-        spec = "{.spec.replicas} {.spec.template.spec.containers[0].env}"
+        container = ".spec.template.spec.containers[0]"
+        spec = f"{{.spec.replicas}} {{{container}.image}} {{{container}.env}}"
         path = f"{{range .items[*]}}{spec}{{'\\n'}}{{end}}"
         found = self.node(f'kubectl get deployments -o jsonpath="{path}"').splitlines()
-        return self.objects() == APPLICATION and {each.strip() for each in found} == {"1"}
+        as_in_k8s = re.compile(r"1 (redis:\S+|\S+/dockercoins/\w+:v[\d.]+) ")
+        return self.objects() == APPLICATION and all(map(as_in_k8s.fullmatch, found))
 
 
 COURSES = []

@@ -68,7 +68,7 @@ KINDS = {  # values that vary between runs: their pattern, and which one matches
     "end of a ReplicaSet's name": (rf"(?<=[a-z0-9])-{K8S}{{6,10}}(?![\w-])", any_value),
     "time it took": (r"\d+(?:\.\d+)? ?ms\b|\d+\.\d+ ?s(?:ec|econds?)?\b", as_slow),
     "age": (
-        r"(?<![\w.])(?:\d+[smhdy])+\b"
+        r"(?<![\w.\"])(?:\d+[smhdy])+\b"
         r"|(?:\d+|About an?|Less than a) (?:second|minute|hour|day|week)s?",
         any_value,
     ),
@@ -232,7 +232,7 @@ def keep(block, terminal):
         if early:
             return f"ended by itself, with {terminal.status}"
     elif not terminal.wait(terminal.ended, LONGEST):
-        return f"did not come back in {LONGEST} s"
+        return f"did not end within {LONGEST} s"
     elif terminal.status and not ERROR.search(block.promise):
         return f"exit status {terminal.status}"
     line = broken(block.promise, terminal.output)
