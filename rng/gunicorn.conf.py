@@ -27,6 +27,6 @@ worker_class, workers = "gevent", 1  # an idle client costs a greenlet; rng's lo
 keepalive = 0  # a connection per request: Kubernetes balances connections, not requests
 preload_app = True  # a bad setting stops gunicorn instead of restarting its worker forever
 graceful_timeout = 2  # seconds to finish the requests in progress when stopped
-limit_request_fields = 32  # of up to 8 kB: parsing time grows with the square of the total size
+limit_request_fields = 32  # each up to 8 kB; parsing time grows with the square of the total
 accesslog, logger_class = "-", AccessLog
 control_socket_disable = True  # it would need a writable file system

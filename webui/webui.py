@@ -11,7 +11,7 @@ from flask import Flask, Response, jsonify, redirect
 from werkzeug.exceptions import HTTPException
 
 HISTORY = 250  # seconds that the chart shows, as in the original
-SETTLE = 2.6  # seconds until a second is complete: 1 to spread a unit, 1 to count it, a reserve
+SETTLE = 2.6  # seconds until a second is complete: a unit is spread over 1, counted up to 1 later
 
 app = Flask(__name__, static_folder="files", static_url_path="")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://redis:6379")

@@ -136,4 +136,4 @@ if __name__ == "__main__":
         signal.signal(number, lambda *_: setattr(worker, "stopping", True))
     worker.mine()
     if worker.finished:
-        sys.exit(f"{len(worker.finished)} units of work stay uncounted")
+        sys.exit(f"{len(worker.finished)} units of work remain uncounted")

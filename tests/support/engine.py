@@ -122,7 +122,7 @@ def capabilities(fields):
 
 
 class App:
-    """The application of docker-compose.yml, driven by one of the Composes."""
+    """The application of docker-compose.yml, driven by one version of Compose."""
 
     def __init__(self, compose, file="docker-compose.yml"):
         self.command = (*compose, "-f", str(file), "--project-directory", str(ROOT))

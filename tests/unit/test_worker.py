@@ -246,7 +246,7 @@ def test_stopped_worker_finishes_its_unit_counts_it_and_exits_with_0(mining, has
 
 
 @pytest.mark.parametrize("redis", ["refused", "silent"])
-def test_worker_stopped_without_redis_logs_once_how_many_units_stay_uncounted_and_exits_with_1(
+def test_worker_stopped_without_redis_logs_once_how_many_units_remain_uncounted_and_exits_with_1(
     mining, proxy, hasher, redis
 ):
     proxy.close() if redis == "refused" else setattr(proxy, "request", lambda *_: False)
@@ -254,7 +254,7 @@ def test_worker_stopped_without_redis_logs_once_how_many_units_stay_uncounted_an
     status, seconds = mining.stop("worker")
     assert (status, seconds < 4) == (1, True)
     (line,) = mining.lines("uncounted")
-    assert int(re.search(r"(\d+) units of work stay uncounted", line)[1]) == (
+    assert int(re.search(r"(\d+) units of work remain uncounted", line)[1]) == (
         len(hasher.requests) - mining.hashes()
     )
 
