@@ -89,8 +89,8 @@ class Worker:
         A reply can get lost, so each attempt first reads how much is counted: retries are
         idempotent. If an earlier attempt arrives late, WATCH aborts this one, which is retried.
         """
-
-        def add(pipe):
+        with db.pipeline() as pipe:
+            pipe.watch(self.key)
             before = int(pipe.get(self.key) or 0)  # less than self.counted if Redis lost its data
             new = self.finished[max(0, before - self.counted) :]
             now, micros = pipe.time()  # the clock of Redis, as the clocks of nodes differ
@@ -104,15 +104,14 @@ class Worker:
                 if second > now - HISTORY:
                     pipe.incrbyfloat(f"speed:{second}", hashes)
                     pipe.expire(f"speed:{second}", HISTORY)
-
-        db.transaction(add, self.key)
+            pipe.execute()
         log.info("%d units of work done, updating hash counter", len(self.finished))
         self.counted, self.finished, self.coins = self.counted + len(self.finished), [], {}
 
     def mine(self):
         """Work until stopped, count about once a second and at the end, and retry what fails."""
-        count_at, pause = 0, 0.1
-        while not self.stopping:
+        count_at, pause, stopping = 0, 0.1, False
+        while not stopping:
             try:
                 self.work()
                 pause = 0.1
@@ -120,7 +119,8 @@ class Worker:
                 log.warning("%s; trying again", error)
                 time.sleep(pause)
                 pause = min(2 * pause, 2)
-            if self.finished and (self.stopping or time.monotonic() >= count_at):
+            stopping = self.stopping  # once a round, as a signal may change it at any time
+            if self.finished and (stopping or time.monotonic() >= count_at):
                 try:
                     self.count()
                 except redis.RedisError as error:
@@ -129,7 +129,7 @@ class Worker:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)
+    logging.basicConfig(level=logging.ERROR)  # of libraries
     log.setLevel("DEBUG" if os.environ.get("DEBUG", "").lower().startswith("y") else "INFO")
     worker = Worker()
     for number in signal.SIGTERM, signal.SIGINT:

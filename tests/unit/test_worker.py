@@ -351,6 +351,17 @@ def test_first_attempt_that_arrives_late_counts_nothing_twice(mining, hasher, pr
     all_is_counted_once(mining, hasher)
 
 
+def test_transaction_without_a_reply_is_logged_at_each_attempt_and_mining_continues(
+    mining, proxy, hasher
+):
+    proxy.request = lambda data, _: b"EXEC" not in data
+    wait_until(lambda: len(warnings(mining, proxy.port)) > 1, 8, "attempts are logged")
+    served = len(hasher.requests)
+    wait_until(lambda: len(hasher.requests) > served, 5, "another unit")
+    proxy.request = None
+    all_is_counted_once(mining, hasher)
+
+
 def test_only_new_units_are_counted_after_redis_lost_its_data(mining, hasher, proxy):
     proxy.request = lambda data, _: b"EXEC" not in data
     time.sleep(0.2)
