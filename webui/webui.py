@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import time
 from functools import lru_cache
 
 import redis
@@ -41,17 +40,16 @@ def numbers():
 @app.get("/speed")
 def numbers_and_speed():
     """Return what /json does, and the hashes of each of the HISTORY seconds from `start` on."""
-    return Response(speed_json(int(time.time() - SETTLE)), mimetype="application/json")
+    current = numbers()
+    end = int(current["now"] - SETTLE)
+    return current | {"start": end - HISTORY, "speed": speed(end)}
 
 
 @lru_cache(maxsize=1)
-def speed_json(_second):
-    """Return the answer to /speed, cached for at most a second: all pages share it."""
-    current = numbers()
-    end = int(current["now"] - SETTLE)
+def speed(end):
+    """Return the hashes of each of the HISTORY seconds before `end`, read once for all pages."""
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
-    speed = [round(float(each or 0), 2) for each in hashes]
-    return app.json.dumps(current | {"start": end - HISTORY, "speed": speed})
+    return [round(float(each or 0), 2) for each in hashes]
 
 
 @app.get("/healthz")
@@ -63,7 +61,8 @@ def healthz():
 @app.after_request
 def security_headers(response):
     """Restrict the page to what webui serves."""
-    response.headers["Content-Security-Policy"] = "default-src 'self'; base-uri 'none'"
+    policy = "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'"
+    response.headers["Content-Security-Policy"] = policy
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     return response
