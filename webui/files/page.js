@@ -43,7 +43,7 @@ function showNumbers(next) {
   if (answer.now - grown > RECENT) {
     showSpeed("0.0", `Nothing is mining: no new hash for ${RECENT} seconds.`, "error");
   } else if (recent.includes(0)) {
-    showSpeed("–", `Measuring: the speed appears after ${RECENT} seconds without a gap.`);
+    showSpeed("–", `Mining: the speed appears after ${RECENT} seconds without a gap.`);
   } else {
     const speed = digits(recent.reduce((a, b) => a + b) / RECENT);
     showSpeed(speed, "Mining.");
