@@ -1,7 +1,6 @@
 """How gunicorn serves rng: one process, with a greenlet for each connection."""
 
 import os
-import re
 import socket
 import sys
 
@@ -20,13 +19,14 @@ class AccessLog(Logger):
 
 
 PORT = os.environ.get("PORT", "80")
-if not re.fullmatch(r"[0-9]{1,5}", PORT) or not 1 <= int(PORT) <= 65535:
+if PORT not in map(str, range(1, 65536)):
     sys.exit(f"PORT is {PORT!r}, but must be 1 to 65535")
 bind = f"[::]:{PORT}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{PORT}"
-worker_class, workers = "gevent", 1  # an idle client costs a greenlet; rng's lock needs one process
+worker_class = "gevent"  # an idle client costs only a greenlet
+workers = 1  # WEB_CONCURRENCY is ignored, as the lock needs one process
 keepalive = 0  # a connection per request: Kubernetes balances connections, not requests
 preload_app = True  # a bad setting stops gunicorn instead of restarting its worker forever
 graceful_timeout = 2  # seconds to finish the requests in progress when stopped
 limit_request_fields = 32  # each up to 8 kB; parsing time grows with the square of the total
-accesslog, logger_class = "-", AccessLog
+accesslog, logger_class = "-", AccessLog  # to the container's output
 control_socket_disable = True  # it would need a writable file system
