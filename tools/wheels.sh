@@ -7,8 +7,6 @@ files=()
 for folder in run rng hasher webui worker; do files+=(-r "$folder/requirements.txt"); done
 for python in 3.11 3.12 3.13 3.14 3.15; do
   for platform in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin; do
-    # gevent has no wheel for it: `make run` compiles there.
-    [ "$python $platform" = "3.11 aarch64-apple-darwin" ] && continue
     echo "wheels for Python $python, $platform"
     .venv/bin/uv pip install --quiet --dry-run --only-binary :all: --target .venv/none \
       --python-version "$python" --python-platform "$platform" "${files[@]}"
