@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from runner import Terminal, blocks, run
+from support.cluster import forget_images
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "docs").glob("[0-9]*.md"))
@@ -82,6 +83,8 @@ class Course:
         """Create the nodes, blank or with a cluster, and clone the code as in docs/README.md."""
         self.passed = False  # the previous chapter; if not, the state of the cluster is unknown
         kubeadm_up(*(["nodes"] if blank else []))
+        if not blank:
+            forget_images()
         git = ["git", f"--git-dir={folder}/here.git", f"--work-tree={ROOT}"]
         author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         shell(*git, "init", "-q")

@@ -11,10 +11,10 @@ from support.cluster import NODES, SCALED, address_of, fetch, only, processes
 ALLOWED = {("worker", "rng"), ("worker", "hasher"), ("worker", "redis"), ("webui", "redis")}
 ALLOWED |= {(service, dns) for service in ("worker", "webui") for dns in ("dns", "dns by UDP")}
 UNUSED = 81  # a port that no pod listens on and no policy allows
-CONNECT = """
+CONNECT = r"""
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
-QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\\nkubernetes\7default\3svc\7cluster\5local\0\0\1\0\1"
+QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\nkubernetes\7default\3svc\7cluster\5local\0\0\1\0\1"
 def reaches(target):
     kind, host, port = target.split(":")
     try:

@@ -64,7 +64,7 @@ def address_of(node):
 
 def forget_images():
     """Remove the application's images from the nodes, so that they pull what was pushed last."""
-    ours = "crictl images | awk '/dockercoins/ {print $3}' | sort -u | xargs -r crictl rmi"
+    ours = "ctr -n k8s.io images ls -q | grep /dockercoins/ | xargs -r ctr -n k8s.io images rm"
     for node in NODES:
         run("docker", "exec", node, "bash", "-c", ours)
 
