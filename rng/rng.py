@@ -36,7 +36,7 @@ def draw(count):
         abort(400, f"At most {MAX_BYTES} bytes can be drawn at once.")
     with one_at_a_time:
         time.sleep(float(DELAY))
-    time.sleep(0)  # lets the next draw begin before this answer is sent
+    time.sleep(0)  # yields (gevent): the next draw begins before this answer is sent
     return Response(os.urandom(count), mimetype="application/octet-stream")
 
 

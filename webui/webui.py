@@ -10,7 +10,7 @@ from flask import Flask, Response, jsonify, redirect
 from werkzeug.exceptions import HTTPException
 
 HISTORY = 250  # seconds that the chart shows, as in the original
-SETTLE = 2.6  # seconds until a second is complete: a unit is spread over 1, counted up to 1 later
+SETTLE = 2.6  # seconds until a second is complete: a unit is spread over 1 and counted within 1.6
 
 app = Flask(__name__, static_folder="files", static_url_path="")
 REDIS_URL = os.environ.get("REDIS_URL", "redis://redis:6379")
@@ -31,7 +31,7 @@ def index():
 
 @app.get("/json")
 def numbers():
-    """Return the number of coins, the counter as stored in Redis, and Redis' time (s)."""
+    """Return the number of coins, the counter (a string or null), and Redis' time (s)."""
     pipe = db.pipeline(transaction=False)
     coins, hashes, (seconds, micros) = pipe.hlen("wallet").get("hashes").time().execute()
     return {"coins": coins, "hashes": hashes, "now": seconds + micros / 1e6}
@@ -47,7 +47,7 @@ def numbers_and_speed():
 
 @lru_cache(maxsize=1)
 def speed(end):
-    """Return the hashes of each of the HISTORY seconds before `end`, read once for all pages."""
+    """Return the hashes of each of the HISTORY seconds before `end`, cached until that changes."""
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
     return [round(float(each or 0), 2) for each in hashes]
 
@@ -60,7 +60,7 @@ def healthz():
 
 @app.after_request
 def security_headers(response):
-    """Restrict the page to what webui serves."""
+    """Restrict the page to what webui serves; other sites may embed it."""
     policy = "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'"
     response.headers["Content-Security-Policy"] = policy
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -13,14 +13,14 @@ import urllib3
 
 HISTORY = 300  # seconds that Redis keeps the chart's data: a little more than the chart shows
 TIMEOUT = urllib3.Timeout(connect=3, read=30)  # seconds: 300 workers at one rng wait 30 s
-BYTES = {"Content-Type": "application/octet-stream"}
+HEADERS = {"Content-Type": "application/octet-stream"}
 
 
 def url(name, default):
     """Return the URL in the environment variable `name`, or exit if it is not like `default`."""
-    value, scheme = os.environ.get(name, default), default.split("://")[0]
+    value = os.environ.get(name, default)
     login_host_port = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(?P<port>\d{1,5}))?"
-    found = re.fullmatch(rf"{scheme}://{login_host_port}(/\d*)?", value, re.ASCII)
+    found = re.fullmatch(rf"{default.split(':')[0]}://{login_host_port}(/\d*)?", value, re.ASCII)
     if not found or int(found["port"] or 0) > 65535:
         sys.exit(f"{name} is {value!r}, but must be like {default}")
     return value.rstrip("/")
@@ -38,8 +38,8 @@ http = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
 log = logging.getLogger("worker")
 
 
-def ask(method, address, expected, **options):
-    """Return the body of the answer, a 200 that matches `expected`, or raise ValueError."""
+def ask(method, address, pattern, **options):
+    """Return the body of the answer, a 200 that matches `pattern`, or raise ValueError."""
     try:
         with http.request(method, address, preload_content=False, **options) as answer:
             content = answer.read(1000)  # longer ones do not match
@@ -47,7 +47,7 @@ def ask(method, address, expected, **options):
         while error.__context__:  # urllib3 wraps `Connection refused` in errors of its own
             error = error.__context__
         raise ValueError(f"{address}: {error}") from error
-    if answer.status != 200 or not re.fullmatch(expected, content, re.DOTALL):
+    if answer.status != 200 or not re.fullmatch(pattern, content, re.DOTALL):
         raise ValueError(f"{address}: {answer.status} with {len(content)} bytes")
     return content
 
@@ -56,9 +56,9 @@ def speed(finished):
     """Return {second: hashes} for hashes finished at these times (s)."""
     hashes = Counter()
     # Each is spread over the second before it was finished, so a steady worker draws a flat line.
-    for moment in finished:
-        hashes[int(moment)] += moment % 1
-        hashes[int(moment) - 1] += 1 - moment % 1
+    for second, part in (divmod(moment, 1) for moment in finished):
+        hashes[int(second)] += part
+        hashes[int(second) - 1] += 1 - part
     return hashes
 
 
@@ -68,15 +68,15 @@ class Worker:
     def __init__(self):
         self.key = f"worker:{os.urandom(8).hex()}"  # in Redis: how many of its units are counted
         self.counted = 0  # units that Redis has confirmed
-        self.finished = []  # when each unit since then was finished (s, time.monotonic)
-        self.coins = {}  # found since then, {hash: bytes}
+        self.finished = []  # when each later unit was finished (s, time.monotonic)
+        self.coins = {}  # found in those, {hash: bytes}
         self.stopping = False
 
     def work(self):
         """Do one unit of work, or raise ValueError."""
         time.sleep(float(DELAY))
         data = ask("GET", f"{RNG}/32", b".{32}")
-        digest = ask("POST", f"{HASHER}/", b"[0-9a-f]{64}", body=data, headers=BYTES).decode()
+        digest = ask("POST", f"{HASHER}/", b"[0-9a-f]{64}", body=data, headers=HEADERS).decode()
         self.finished.append(time.monotonic())
         log.debug("One unit of work: %s...", digest[:8])
         if digest.startswith("0"):
@@ -92,11 +92,11 @@ class Worker:
         with db.pipeline() as pipe:
             pipe.watch(self.key)
             before = int(pipe.get(self.key) or 0)  # less than self.counted if Redis lost its data
-            new = self.finished[max(0, before - self.counted) :]
+            new = self.finished[max(0, before - self.counted) :]  # not all, if a reply was lost
             now, micros = pipe.time()  # the clock of Redis, as the clocks of nodes differ
             offset = now + micros / 1e6 - time.monotonic()  # from our clock to that of Redis
             pipe.multi()  # what follows is queued and runs as one transaction
-            pipe.set(self.key, self.counted + len(self.finished), ex=86400)  # a day
+            pipe.set(self.key, self.counted + len(self.finished), ex=86400)  # one day
             pipe.incrby("hashes", len(new))
             if self.coins:
                 pipe.hset("wallet", mapping=self.coins)
@@ -119,7 +119,7 @@ class Worker:
                 log.warning("%s; trying again", error)
                 time.sleep(pause)
                 pause = min(2 * pause, 2)
-            stopping = self.stopping  # once a round, as a signal may change it at any time
+            stopping = self.stopping  # read once, as a signal may set it at any time
             if self.finished and (stopping or time.monotonic() >= count_at):
                 try:
                     self.count()
@@ -129,7 +129,7 @@ class Worker:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)  # of libraries
+    logging.basicConfig(level=logging.ERROR)  # what libraries log
     log.setLevel("DEBUG" if os.environ.get("DEBUG", "").lower().startswith("y") else "INFO")
     worker = Worker()
     for number in signal.SIGTERM, signal.SIGINT:

@@ -2,7 +2,7 @@
 
 const PERIOD = 1000; // milliseconds from an answer to the next request
 const TIMEOUT = 3000; // milliseconds to wait for an answer
-const RECENT = 5; // seconds that the speed is the mean of; after so many without a hash it is 0
+const RECENT = 5; // seconds: the speed is their mean, and 0 after as many without a hash
 const SPOKEN = 30; // seconds between announcements to screen readers
 
 const element = (id) => document.getElementById(id);
@@ -72,8 +72,8 @@ function axisStep(top) {
 
 function draw() {
   const { start, speed } = answer;
-  const em = parseFloat(getComputedStyle(svg).fontSize);
-  const [width, height, left, bottom] = [svg.clientWidth, svg.clientHeight, 2.6 * em, 1.8 * em];
+  const width = svg.clientWidth, height = svg.clientHeight;
+  const em = parseFloat(getComputedStyle(svg).fontSize), left = 2.6 * em, bottom = 1.8 * em;
   const highest = Math.max(3, ...speed) * 1.02;
   const step = axisStep(highest);
   const top = step * Math.ceil(highest / step);
@@ -116,14 +116,14 @@ function showValue(at = pointer) {
   const nearest = Math.round((pointer - x(start)) / (x(start + 1) - x(start)));
   const second = start + Math.min(Math.max(nearest, 0), speed.length - 1);
   const value = speed[second - start];
-  svg.querySelector(".cursor").setAttribute("d", `M${x(second)},${y(0)}V${y(value)}h0`);
+  svg.querySelector(".cursor").setAttribute("d", `M${x(second)},${y(0)}V${y(value)}`);
   box.textContent = `${clockTime(second, "medium")}  ${value ? `${digits(value)} hashes/s` : "–"}`;
   box.style.left = `${Math.min(x(second) + 8, svg.clientWidth - box.offsetWidth)}px`;
 }
 
 svg.onpointermove = svg.onpointerdown = (event) => showValue(event.offsetX);
 svg.onpointerleave = () => showValue(null);
-new ResizeObserver(() => answer && draw()).observe(svg);
+new ResizeObserver(() => { if (answer) draw(); }).observe(svg);
 
 // Polling
 
@@ -134,8 +134,8 @@ function showError(text) {
 async function poll() {
   try {
     const response = await fetch("speed", { signal: AbortSignal.timeout(TIMEOUT) });
-    if (response.status !== 503) showNumbers(await response.json());
-    else showError("Redis is unreachable.");
+    if (response.status === 503) showError("Redis is unreachable.");
+    else showNumbers(await response.json());
   } catch {
     showError("webui is unreachable.");
   }
@@ -144,5 +144,5 @@ async function poll() {
 }
 
 // Browsers throttle the timers of a hidden tab: poll at once when it becomes visible.
-document.addEventListener("visibilitychange", () => document.hidden || poll());
+document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 poll();
