@@ -109,7 +109,7 @@ def test_workers_mine_at_the_expected_rate(built, workers):
     assert rates[-1] >= low, rates
 
 
-def test_webui_reads_redis_once_a_second_for_any_number_of_requests(app):
+def test_webui_reads_the_chart_once_a_second_for_any_number_of_requests(app):
     def reads():
         statistics = docker("exec", only(app, "redis"), "redis-cli", "info", "commandstats")
         return int(re.search(r"cmdstat_mget:calls=(\d+)", statistics)[1])
