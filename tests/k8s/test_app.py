@@ -162,6 +162,7 @@ def test_new_tag_is_pulled_on_both_nodes_from_a_registry_on_node_1(app, two_node
         run("kubectl", "-n", "registry", "rollout", "restart", "deployment", "registry")
         run("kubectl", "-n", "registry", "rollout", "status", "deployment", "registry")
     assert {pod["spec"]["nodeName"] for pod in get("pods", "-n", "registry")["items"]} == {"node1"}
+    app.type("docker-compose push", timeout=200)  # the new registry is empty
     app.type(f"TAG={tag} docker-compose build webui; TAG={tag} docker-compose push webui")
     app.kubectl("set", "image", "deployment/webui", f"webui={image}")
     app.settled("webui")
