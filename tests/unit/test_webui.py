@@ -53,6 +53,12 @@ def test_speed_returns_the_numbers_and_250_seconds_of_the_speed_keys(webui, db):
     }
 
 
+def test_each_answer_to_speed_has_the_newest_counters(webui, db):
+    for count in "123":  # within a second
+        db.set("hashes", count)
+        assert webui.get("/speed").json["hashes"] == count
+
+
 def test_speed_ends_2_to_4_s_ago_when_workers_have_counted_all(webui, db):
     answer = webui.get("/speed").json
     assert 2 <= answer["now"] - (answer["start"] + 250) <= 4
