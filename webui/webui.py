@@ -71,7 +71,7 @@ def security_headers(response):
 @app.errorhandler(redis.RedisError)
 def redis_unreachable(error):
     """Return 503 and the reason."""
-    return jsonify(error=f"Redis is unreachable: {error}"), 503
+    return jsonify(error=f"Redis is unreachable: {str(error).rstrip('.')}"), 503
 
 
 @app.errorhandler(HTTPException)

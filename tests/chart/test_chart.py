@@ -16,6 +16,7 @@ from support.processes import free_port
 
 OUTAGE = 60 if os.environ.get("FULL") else 8  # seconds without Redis
 NINE = [f"worker.{i}" for i in range(2, 11)]  # with the first one, ten
+REDIS_AWAY = {"error": "Redis is unreachable: Timeout reading from redis:6379"}
 
 
 def speeds(stack, name="webui"):
@@ -141,7 +142,7 @@ def test_colours_have_contrast(stack, open_page, scheme):
         assert page.evaluate(CONTRASTS, ["body"])[0] >= 7
         assert min(page.evaluate(CONTRASTS, ["h1", "#state", "a", "dt", "dd", "svg text"])) >= 4.5
         assert min(page.evaluate(CONTRASTS, ["svg .area"])) >= 3
-        page.route("**/speed", lambda route: route.fulfill(status=503, json={}))
+        page.route("**/speed", lambda route: route.fulfill(status=503, json=REDIS_AWAY))
 
 
 def test_chart_moves_once_in_ten_seconds_with_reduced_motion(stack, open_page):
@@ -285,6 +286,7 @@ def test_unreachable_redis_is_reported_and_the_outage_is_drawn_at_the_true_speed
     try:
         wait_state(page, "Redis is unreachable", 6)
         assert page.inner_text("#speed") == "–"
+        assert "Timeout" in page.inner_text("#state")
         first, last = int(began) + 3, int(began) + OUTAGE
         counts = []
         for moment in (first, last):
@@ -334,6 +336,21 @@ def test_unchanged_counter_after_an_outage_is_not_reported_as_idle(stack, open_p
     answer |= {"now": 1e9 + 60, "coins": 2}  # Redis was unreachable for a minute
     wait_for(page, "document.getElementById('coins').textContent === '2'")
     assert page.inner_text("#state") == "Mining."
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ({"json": REDIS_AWAY}, f"{REDIS_AWAY['error']}. Trying again each second."),
+        ({"body": "<h1>No backend</h1>"}, "webui is unreachable. Trying again each second."),
+    ],
+    ids=["of webui", "of a proxy"],
+)
+def test_reason_of_a_503_is_shown(stack, open_page, answer, state):
+    page = open_page(stack.url("webui", "/favicon.svg"))
+    page.route("**/speed", lambda route: route.fulfill(status=503, **answer))
+    page.goto(stack.url("webui"))
+    wait_state(page, state, 5)
 
 
 def test_announcements_are_at_least_30_s_apart(page):

@@ -128,16 +128,17 @@ new ResizeObserver(() => { if (answer) draw(); }).observe(svg);
 // Polling
 
 function showError(text) {
-  showSpeed("–", `${text} Trying again each second.`, "error");
+  showSpeed("–", `${text}. Trying again each second.`, "error");
 }
 
 async function poll() {
   try {
     const response = await fetch("speed", { signal: AbortSignal.timeout(TIMEOUT) });
-    if (response.status === 503) showError("Redis is unreachable.");
-    else showNumbers(await response.json());
+    const next = await response.json();
+    if (response.ok) showNumbers(next);
+    else showError(next.error);
   } catch {
-    showError("webui is unreachable.");
+    showError("webui is unreachable");
   }
   clearTimeout(timer); // another poll may have set one meanwhile
   timer = setTimeout(poll, PERIOD);
