@@ -16,11 +16,11 @@ TIMEOUT = urllib3.Timeout(connect=3, read=30)  # seconds: 300 workers at one rng
 HEADERS = {"Content-Type": "application/octet-stream"}
 
 
-def url(name, default):
+def url(name, default, login="", path="/?"):  # login, path: patterns of what else it may have
     """Return the URL in the environment variable `name`, or exit if it is not like `default`."""
     value = os.environ.get(name, default)
-    login_host_port = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(?P<port>\d{1,5}))?"
-    found = re.fullmatch(rf"{default.split(':')[0]}://{login_host_port}(/\d*)?", value, re.ASCII)
+    host_port = r"([\w-]{1,63}\.)*[\w-]{1,63}(:(?P<port>\d{1,5}))?"
+    found = re.fullmatch(default.split("//")[0] + f"//{login}{host_port}{path}", value, re.ASCII)
     if not found or int(found["port"] or 0) > 65535:
         sys.exit(f"{name} is {value!r}, but must be like {default}")
     return value.rstrip("/")
@@ -31,7 +31,7 @@ if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", DELAY) or float(DELAY) > 30:
     sys.exit(f"WORKER_DELAY is {DELAY!r}, but must be 0 to 30 seconds, such as 0.1")
 RNG = url("RNG_URL", "http://rng:80")
 HASHER = url("HASHER_URL", "http://hasher:80")
-REDIS_URL = url("REDIS_URL", "redis://redis:6379")
+REDIS_URL = url("REDIS_URL", "redis://redis:6379", login=r"([\w.~!$&*+,;=:%-]*@)?", path=r"(/\d*)?")
 REDIS = REDIS_URL.split("@")[-1]  # without the password, for the log
 db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
 http = urllib3.PoolManager(timeout=TIMEOUT, retries=False)

@@ -9,7 +9,7 @@ from support.processes import ROOT
 HTTP = ("rng", "hasher", "webui")
 DELAYS = ("", "31", "nan", "٣")
 PORTS = ("", "65536", " 80")
-URLS = ("", "https://rng", "http://r:99999", "http://[:]:80")
+URLS = ("", "https://rng", "http://r:99999", "http://[:]:80", "http://u:p@rng", "http://rng/5")
 REDIS_URLS = ("redis", "redis://r:99999", "redis://a..b", "redis://r?foo=1")
 CASES = [
     *((name, f"{name.upper()}_DELAY", DELAYS) for name in ("rng", "hasher", "worker")),
