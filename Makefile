@@ -1,7 +1,7 @@
 # `make run` runs DockerCoins, `make test` tests it. Both set up what they need in .venv/.
 PYTHON ?= python3
 WORKERS ?= 1
-OWN_REDIS := $(REDIS_URL)
+OTHER_REDIS := $(REDIS_URL)
 SERVICES := rng hasher webui worker
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -15,7 +15,7 @@ run: export REDIS_URL := $(or $(REDIS_URL),redis://127.0.0.1:8003)
 
 run: .venv/run.stamp ports
 	@echo "DockerCoins is at http://localhost:8000"
-	@honcho start -c worker=$(WORKERS),redis=$(if $(OWN_REDIS),0,1)
+	@honcho start -c worker=$(WORKERS),redis=$(if $(OTHER_REDIS),0,1)
 
 test: .venv/test.stamp
 	pytest -q -n 4 tests/unit
@@ -33,7 +33,7 @@ lint: .venv/tools.stamp
 wheels: .venv/tools.stamp # checks that each package of make run has a wheel; asks the package index
 	tools/wheels.sh
 
-audit: .venv/tools.stamp # finds known vulnerabilities in the pinned packages; asks the advisory database
+audit: .venv/tools.stamp # finds known vulnerabilities in the packages of the images; asks the advisory database
 	for s in $(SERVICES); do pip-audit --strict --disable-pip -r $$s/requirements.txt || exit; done
 
 check:
@@ -43,7 +43,7 @@ check:
 
 ports:
 	@$(PYTHON) -c 'import socket, sys; \
-	busy = [p for p in (8000, 8001, 8002, $(if $(OWN_REDIS),,8003)) if not socket.socket().connect_ex(("127.0.0.1", p))]; \
+	busy = [p for p in (8000, 8001, 8002, $(if $(OTHER_REDIS),,8003)) if not socket.socket().connect_ex(("127.0.0.1", p))]; \
 	busy and sys.exit(f"make: port {busy[0]} is in use: stop what listens there")'
 
 .venv/run.stamp: run/requirements.txt $(SERVICES:%=%/requirements.txt) | check
