@@ -218,13 +218,16 @@ class Copy:
         )
 
     def rate(self, seconds):
-        """Return hashes/s, measured between two steps of the counter at least `seconds` apart."""
-        address = self.url("/json")
-        started, first = step(address)
-        while True:
-            at, count = step(address)
-            if at - started >= seconds:
-                return (count - first) / (at - started)
+        """Return the hashes/s of that many seconds from now on, as the chart shows them."""
+        address = self.url("/speed")
+        begin = int(json.loads(fetch(address))["now"]) + 1
+
+        def drawn():
+            answer = json.loads(fetch(address))
+            found = answer["speed"][begin - answer["start"] :][:seconds]
+            return len(found) == seconds and found
+
+        return sum(wait_until(drawn, seconds + 15, f"{seconds} seconds are drawn")) / seconds
 
     def best_rate(self, lowest, seconds):
         """Return the first of six rates to reach `lowest`, or the best: load only lowers it."""
@@ -252,26 +255,6 @@ def hashes(address):
         return int(json.loads(fetch(address))["hashes"])
     except (OSError, TypeError):  # redis is unreachable, or has counted no hash yet
         return None
-
-
-def step(address):
-    """Wait up to 30 s for the counter's next step; return when it was (s) and the new value.
-
-    The time is that of redis, within 0.03 s: steps that were seen later are left out for 10 s.
-    """
-    before, started = None, time.monotonic()
-    while time.monotonic() < started + 30:
-        time.sleep(0.02)
-        try:
-            answer = json.loads(fetch(address))
-        except OSError:  # redis is unreachable
-            continue
-        if before and answer["hashes"] and answer["hashes"] != before["hashes"]:
-            apart = answer["now"] - before["now"]
-            if apart < 0.06 or time.monotonic() > started + 10:
-                return answer["now"] - apart / 2, int(answer["hashes"])
-        before = answer
-    raise AssertionError("the counter does not grow")
 
 
 class Visitor(threading.Thread):
