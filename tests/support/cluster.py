@@ -219,23 +219,28 @@ class Copy:
 
     def rate(self, seconds):
         """Return the hashes/s of that many seconds from now on, as the chart shows them."""
-        address = self.url("/speed")
-        begin = int(json.loads(fetch(address))["now"]) + 1
-
-        def drawn():
-            answer = json.loads(fetch(address))
-            found = answer["speed"][begin - answer["start"] :][:seconds]
-            return len(found) == seconds and found
-
-        return sum(wait_until(drawn, seconds + 15, f"{seconds} seconds are drawn")) / seconds
+        return self.best_rate(0, seconds)
 
     def best_rate(self, lowest, seconds):
-        """Return the first of six rates to reach `lowest`, or the best: load only lowers it."""
-        rates = []
-        while len(rates) < 6 and max(rates, default=0) < lowest:
-            rates.append(self.rate(seconds))
-        print(f"rates over {seconds} s:", *(f"{rate:.2f}" for rate in rates))
-        return max(rates)
+        """Return the hashes/s of the first that many seconds that reach `lowest`, by the chart.
+
+        If none do for 100 s, return the best: other load on the machine only lowers it.
+        """
+        address, rates = self.url("/speed"), []
+        begin = wait_until(lambda: int(json.loads(fetch(address))["now"]), 60, "an answer") + 1
+
+        def reached():
+            answer = json.loads(fetch(address))
+            drawn = answer["speed"][begin - answer["start"] :]
+            parts = [drawn[i : i + seconds] for i in range(len(drawn) - seconds + 1)]
+            rates[:] = [sum(part) / seconds for part in parts]
+            return rates and max(rates) >= lowest
+
+        with suppress(AssertionError):
+            wait_until(reached, seconds + 100, f"{lowest} hashes/s")
+        best = max(rates, default=0)
+        print(f"{best:.2f} hashes/s over {seconds} s, the best of {len(rates)} such parts")
+        return best
 
 
 def seconds(text):
