@@ -343,8 +343,9 @@ def test_unchanged_counter_after_an_outage_is_not_reported_as_idle(stack, open_p
     [
         ({"json": REDIS_AWAY}, f"{REDIS_AWAY['error']}. Trying again each second."),
         ({"body": "<h1>No backend</h1>"}, "webui is unreachable. Trying again each second."),
+        ({"json": {"kind": "Status"}}, "webui is unreachable. Trying again each second."),
     ],
-    ids=["of webui", "of a proxy"],
+    ids=["of webui", "of a proxy", "of the API server's proxy"],
 )
 def test_reason_of_a_503_is_shown(stack, open_page, answer, state):
     page = open_page(stack.url("webui", "/favicon.svg"))

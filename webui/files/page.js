@@ -136,7 +136,7 @@ async function poll() {
     const response = await fetch("speed", { signal: AbortSignal.timeout(TIMEOUT) });
     const next = await response.json();
     if (response.ok) showNumbers(next);
-    else showError(next.error);
+    else showError(next.error ?? "webui is unreachable"); // a proxy may answer in JSON, too
   } catch {
     showError("webui is unreachable");
   }
