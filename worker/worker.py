@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+from select import select
 
 import redis
-import urllib3
 
 HISTORY = 300  # seconds that Redis keeps the chart's data: a little more than the chart shows
-TIMEOUT = urllib3.Timeout(connect=3, read=30)  # seconds: 300 workers at one rng wait 30 s
 HEADERS = {"Content-Type": "application/octet-stream"}
 
 
@@ -34,32 +35,7 @@ HASHER = url("HASHER_URL", "http://hasher:80")
 REDIS_URL = url("REDIS_URL", "redis://redis:6379", login=r"([\w.~!$&*+,;=:%-]*@)?", path=r"(/\d*)?")
 REDIS = REDIS_URL.split("@")[-1]  # without the password, for the log
 db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
-http = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
 log = logging.getLogger("worker")
-
-
-def ask(method, address, pattern, **options):
-    """Return the body of the answer, a 200 that matches `pattern`, or raise ValueError."""
-    try:
-        with http.request(method, address, preload_content=False, **options) as answer:
-            content = answer.read(1000)  # longer ones do not match
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        while error.__context__:  # urllib3 wraps `Connection refused` in errors of its own
-            error = error.__context__
-        raise ValueError(f"{address}: {error}") from error
-    if answer.status != 200 or not re.fullmatch(pattern, content, re.DOTALL):
-        raise ValueError(f"{address}: {answer.status} with {len(content)} bytes")
-    return content
-
-
-def speed(finished):
-    """Return {second: hashes} for hashes finished at these times (s)."""
-    hashes = Counter()
-    # Each is spread over the second before it was finished, so a steady worker draws a flat line.
-    for second, part in (divmod(moment, 1) for moment in finished):
-        hashes[int(second)] += part
-        hashes[int(second) - 1] += 1 - part
-    return hashes
 
 
 class Worker:
@@ -70,13 +46,31 @@ class Worker:
         self.counted = 0  # units that Redis has confirmed
         self.finished = []  # when each later unit was finished (s, time.monotonic)
         self.coins = {}  # found in those, {hash: bytes}
+        self.count_at = 0  # when it may count again (s, time.monotonic)
         self.stopping = False
+
+    def ask(self, method, service, path, pattern, **options):
+        """Return the body of a 200 that matches `pattern`, or raise ValueError; count meanwhile."""
+        try:
+            with closing(HTTPConnection(service.removeprefix("http://"), timeout=3)) as connection:
+                connection.request(method, path, **options)
+                give_up_at = time.monotonic() + 27  # then 3 in getresponse: 300 workers wait 30 s
+                while time.monotonic() < give_up_at and not select([connection.sock], [], [], 1)[0]:
+                    self.count_if_due()
+                with connection.getresponse() as answer:
+                    content = answer.read(1000)  # longer ones do not match
+        except (OSError, HTTPException, ValueError) as error:
+            cause = error if isinstance(error, OSError) else repr(error)  # it may be empty text
+            raise ValueError(f"{service}{path}: {cause}") from error
+        if answer.status != 200 or answer.length or not re.fullmatch(pattern, content, re.DOTALL):
+            raise ValueError(f"{service}{path}: {answer.status} with {len(content)} bytes")
+        return content
 
     def work(self):
         """Do one unit of work, or raise ValueError."""
         time.sleep(float(DELAY))
-        data = ask("GET", f"{RNG}/32", b".{32}")
-        digest = ask("POST", f"{HASHER}/", b"[0-9a-f]{64}", body=data, headers=HEADERS).decode()
+        data = self.ask("GET", RNG, "/32", b".{32}")
+        digest = self.ask("POST", HASHER, "/", b"[0-9a-f]{64}", body=data, headers=HEADERS).decode()
         self.finished.append(time.monotonic())
         log.debug("One unit of work: %s...", digest[:8])
         if digest.startswith("0"):
@@ -95,22 +89,34 @@ class Worker:
             new = self.finished[max(0, before - self.counted) :]  # not all, if a reply was lost
             now, micros = pipe.time()  # the clock of Redis, as the clocks of nodes differ
             offset = now + micros / 1e6 - time.monotonic()  # from our clock to that of Redis
+            speed = Counter()  # {second: hashes}
+            for moment in new:  # spread over the second before: a steady worker draws a flat line
+                second, part = divmod(moment + offset, 1)
+                speed.update({int(second): part, int(second) - 1: 1 - part})
             pipe.multi()  # what follows is queued and runs as one transaction
             pipe.set(self.key, self.counted + len(self.finished), ex=86400)  # one day
             pipe.incrby("hashes", len(new))
             if self.coins:
                 pipe.hset("wallet", mapping=self.coins)
-            for second, hashes in speed(moment + offset for moment in new).items():
-                if second > now - HISTORY:
-                    pipe.incrbyfloat(f"speed:{second}", hashes)
-                    pipe.expire(f"speed:{second}", HISTORY)
+            for second in (each for each in speed if each > now - HISTORY):
+                pipe.incrbyfloat(f"speed:{second}", speed[second])
+                pipe.expire(f"speed:{second}", HISTORY)
             pipe.execute()
-        log.info("%d units of work done, updating hash counter", len(self.finished))
-        self.counted, self.finished, self.coins = self.counted + len(self.finished), [], {}
+
+    def count_if_due(self):
+        """Count at most once a second, and always when stopping; a failure is logged."""
+        if self.finished and (self.stopping or time.monotonic() >= self.count_at):
+            try:
+                self.count()
+                log.info("%d units of work done, updating hash counter", len(self.finished))
+                self.counted, self.finished, self.coins = self.counted + len(self.finished), [], {}
+            except redis.RedisError as error:
+                log.warning("%s: %s; trying again", REDIS, str(error).rstrip("."))
+            self.count_at = time.monotonic() + 1
 
     def mine(self):
-        """Work until stopped, count about once a second and at the end, and retry what fails."""
-        count_at, pause, stopping = 0, 0.1, False
+        """Work until stopped, count what is finished, and retry what fails."""
+        pause, stopping = 0.1, False
         while not stopping:
             try:
                 self.work()
@@ -120,12 +126,7 @@ class Worker:
                 time.sleep(pause)
                 pause = min(2 * pause, 2)
             stopping = self.stopping  # read once, as a signal may set it at any time
-            if self.finished and (stopping or time.monotonic() >= count_at):
-                try:
-                    self.count()
-                except redis.RedisError as error:
-                    log.warning("%s: %s; trying again", REDIS, str(error).rstrip("."))
-                count_at = time.monotonic() + 1
+            self.count_if_due()
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Stub(ThreadingHTTPServer):
             self.server.go_on.wait(10)
             time.sleep(self.server.delay)
             self.wfile.write(self.server.answer)
+            self.server.answered += 1
             self.close_connection = True
 
         do_POST = do_GET
@@ -49,6 +50,7 @@ class Stub(ThreadingHTTPServer):
     def __init__(self, answer):
         super().__init__(("127.0.0.1", 0), self.RequestHandlerClass)
         self.answer, self.delay, self.requests, self.go_on = answer, 0, [], threading.Event()
+        self.answered = 0
         self.go_on.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
@@ -163,6 +165,7 @@ WRONG = {
     "rng-long-body": answer(DATA * 100_000),
     "rng-redirect": b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
     "rng-nothing": b"",
+    "rng-not-http": b"SSH-2.0-OpenSSH_9.2\r\n",
     "hasher-403": answer(COIN.encode(), "403 Forbidden"),
     "hasher-not-hex": answer(COIN[:63].encode() + b"g"),
     "hasher-newline": answer(COIN[:63].encode() + b"\n"),
@@ -179,6 +182,7 @@ def test_wrong_answer_is_logged_and_not_counted(stack, rng, hasher, name):
     stub.answer = right
     wait_until(stack.hashes, 5, "the next unit is counted")
     assert "Traceback" not in stack.log("worker")
+    assert all(line.endswith("; trying again") for line in warnings(stack, stub.server_port))
 
 
 @pytest.mark.parametrize("setting", ["RNG_URL", "HASHER_URL", "REDIS_URL"])
@@ -232,6 +236,20 @@ def test_finished_units_are_counted_within_2_s_while_a_service_refuses_connectio
     served = len(hasher.requests)
     assert served > mining.hashes()
     wait_until(lambda: mining.hashes() >= served, 2, "all is counted")
+
+
+@pytest.mark.parametrize("name", ["rng", "hasher"])
+def test_finished_units_are_counted_within_2_s_while_a_service_does_not_answer(
+    mining, rng, hasher, name
+):
+    before = mining.hashes()
+    wait_until(lambda: mining.hashes() > before, 5, "another count")
+    time.sleep(0.2)  # some more units are finished
+    {"rng": rng, "hasher": hasher}[name].go_on.clear()  # for 10 s
+    assert hasher.answered > mining.hashes()
+    wait_until(lambda: mining.hashes() == hasher.answered, 2, "all is counted")
+    {"rng": rng, "hasher": hasher}[name].go_on.set()
+    all_is_counted_once(mining, hasher)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
