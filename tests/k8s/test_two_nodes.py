@@ -1,4 +1,4 @@
-"""The failure of a node."""
+"""The failure of a node, then many pods."""
 
 import re
 import time
@@ -63,3 +63,9 @@ def test_mining_recovers_within_60_s_of_a_node_failure_and_no_hash_is_counted_tw
     rest = total - sum(map(counted, alive.values()))  # counted by the dead workers
     # Each dead worker may have counted once more, and finished one more unit, without logging it.
     assert sum(map(counted, dead.values())) <= rest <= sum(map(done, dead.values())) + len(dead)
+
+
+def test_fifty_workers_run_without_a_restart(app, two_nodes):
+    app.scale(worker=50, rng=1, hasher=1, webui=1, timeout=180)
+    assert app.best_rate(9, 8) >= 9  # the limit of rng is 10
+    assert len(app.restarts()) == 54 and set(app.restarts().values()) == {0}
