@@ -11,7 +11,7 @@ run: export RNG_URL = http://127.0.0.1:8001
 run: export HASHER_URL = http://127.0.0.1:8002
 run: export REDIS_URL := $(or $(REDIS_URL),redis://127.0.0.1:8003)
 
-.PHONY: run test test-docker test-k8s test-faults test-docs bench lint wheels audit lock release manifest check ports
+.PHONY: run test test-docker test-k8s test-faults test-abuse test-docs bench lint wheels audit lock release manifest check ports
 
 run: .venv/run.stamp ports
 	@echo "DockerCoins is at http://localhost:8000"
@@ -21,7 +21,7 @@ test: .venv/test.stamp
 	pytest -q -n 4 tests/unit
 	pytest -q -n 2 --dist loadfile tests/contract tests/chart
 
-test-docker test-k8s test-faults test-docs: test-%: .venv/test.stamp
+test-docker test-k8s test-faults test-abuse test-docs: test-%: .venv/test.stamp
 	pytest -q tests/$*
 
 bench: # AGAINST=FOLDER: compare with that DockerCoins. KUBECONFIG: also on a cluster. QUICK=1: one short run
