@@ -222,7 +222,9 @@ def test_back_off_doubles_from_0_1_to_2_s_and_resets_after_success(stack, rng):
     since = len(rng.requests)
     wait_until(lambda: len(rng.requests) > since + 6, 12, "more attempts")
     gaps = [b.at - a.at for a, b in itertools.pairwise(rng.requests[since:])]
-    assert gaps[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2], abs=0.1)
+    pauses = [0.1, 0.2, 0.4, 0.8, 1.6, 2]
+    late = [gap - pause for gap, pause in zip(gaps, pauses, strict=False)]
+    assert min(late) > -0.01 and max(late) < 0.3, gaps  # a busy machine is late, never early
 
 
 @pytest.mark.parametrize("name", ["rng", "hasher"])
