@@ -7,9 +7,9 @@ import signal
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
-from select import select
 
 import redis
 
@@ -38,66 +38,62 @@ db = redis.Redis.from_url(REDIS_URL, socket_timeout=1, socket_connect_timeout=1)
 log = logging.getLogger("worker")
 
 
+def ask(method, service, path, pattern, **options):
+    """Return the body of a 200 that matches `pattern`, or raise ValueError."""
+    try:
+        with closing(HTTPConnection(service.removeprefix("http://"), timeout=3)) as connection:
+            connection.request(method, path, **options)
+            connection.sock.settimeout(30)  # seconds, as long as 300 workers wait for one rng
+            with connection.getresponse() as answer:
+                content = answer.read(1000)  # longer ones do not match
+    except (OSError, HTTPException, ValueError) as error:
+        raise ValueError(f"{service}{path}: {error}".rstrip()) from error  # it may be a whole line
+    if answer.status != 200 or answer.length or not re.fullmatch(pattern, content, re.DOTALL):
+        raise ValueError(f"{service}{path}: {answer.status} with {len(content)} bytes")
+    return content
+
+
+def work():
+    """Do one unit of work; return when it was finished (s), the hash and its bytes."""
+    time.sleep(float(DELAY))
+    data = ask("GET", RNG, "/32", b".{32}")
+    digest = ask("POST", HASHER, "/", b"[0-9a-f]{64}", body=data, headers=HEADERS).decode()
+    log.debug("One unit of work: %s...", digest[:8])
+    if digest.startswith("0"):
+        log.info("Coin found: %s...", digest[:8])
+    return time.monotonic(), digest, data
+
+
 class Worker:
     """Does units of work and counts each exactly once in Redis."""
 
     def __init__(self):
         self.key = f"worker:{os.urandom(8).hex()}"  # in Redis: how many of its units are counted
         self.counted = 0  # units that Redis has confirmed
-        self.finished = []  # when each later unit was finished (s, time.monotonic)
-        self.coins = {}  # found in those, {hash: bytes}
+        self.finished = []  # what work() returned for each later unit
         self.count_at = 0  # when it may count again (s, time.monotonic)
         self.stopping = False
-
-    def ask(self, method, service, path, pattern, **options):
-        """Return the body of a 200 that matches `pattern`, or raise ValueError; count meanwhile."""
-        try:
-            with closing(HTTPConnection(service.removeprefix("http://"), timeout=3)) as connection:
-                connection.request(method, path, **options)
-                give_up_at = time.monotonic() + 27  # then 3 in getresponse: 300 workers wait 30 s
-                while time.monotonic() < give_up_at and not select([connection.sock], [], [], 1)[0]:
-                    self.count_if_due()
-                with connection.getresponse() as answer:
-                    content = answer.read(1000)  # longer ones do not match
-        except (OSError, HTTPException, ValueError) as error:
-            cause = error if isinstance(error, OSError) else repr(error)  # it may be empty text
-            raise ValueError(f"{service}{path}: {cause}") from error
-        if answer.status != 200 or answer.length or not re.fullmatch(pattern, content, re.DOTALL):
-            raise ValueError(f"{service}{path}: {answer.status} with {len(content)} bytes")
-        return content
-
-    def work(self):
-        """Do one unit of work, or raise ValueError."""
-        time.sleep(float(DELAY))
-        data = self.ask("GET", RNG, "/32", b".{32}")
-        digest = self.ask("POST", HASHER, "/", b"[0-9a-f]{64}", body=data, headers=HEADERS).decode()
-        self.finished.append(time.monotonic())
-        log.debug("One unit of work: %s...", digest[:8])
-        if digest.startswith("0"):
-            log.info("Coin found: %s...", digest[:8])
-            self.coins[digest] = data
 
     def count(self):
         """Add to Redis what is not counted yet, or raise RedisError.
 
-        A reply can get lost, so each attempt first reads how much is counted: retries are
-        idempotent. If an earlier attempt arrives late, WATCH aborts this one, which is retried.
+        A reply can get lost, and Redis its data, so each attempt first reads how much is counted:
+        retries are idempotent. WATCH aborts this attempt if an earlier one arrives late.
         """
         with db.pipeline() as pipe:
             pipe.watch(self.key)
-            before = int(pipe.get(self.key) or 0)  # less than self.counted if Redis lost its data
-            new = self.finished[max(0, before - self.counted) :]  # not all, if a reply was lost
+            new = self.finished[max(0, int(pipe.get(self.key) or 0) - self.counted) :]
             now, micros = pipe.time()  # the clock of Redis, as the clocks of nodes differ
             offset = now + micros / 1e6 - time.monotonic()  # from our clock to that of Redis
-            speed = Counter()  # {second: hashes}
-            for moment in new:  # spread over the second before: a steady worker draws a flat line
-                second, part = divmod(moment + offset, 1)
-                speed.update({int(second): part, int(second) - 1: 1 - part})
             pipe.multi()  # what follows is queued and runs as one transaction
             pipe.set(self.key, self.counted + len(self.finished), ex=86400)  # one day
             pipe.incrby("hashes", len(new))
-            if self.coins:
-                pipe.hset("wallet", mapping=self.coins)
+            speed = Counter()  # {second: hashes}
+            for moment, digest, data in new:
+                second, part = divmod(moment + offset, 1)  # spread over the second before, so that
+                speed.update({int(second): part, int(second) - 1: 1 - part})  # the line is flat
+                if digest.startswith("0"):
+                    pipe.hset("wallet", digest, data)
             for second in (each for each in speed if each > now - HISTORY):
                 pipe.incrbyfloat(f"speed:{second}", speed[second])
                 pipe.expire(f"speed:{second}", HISTORY)
@@ -109,7 +105,7 @@ class Worker:
             try:
                 self.count()
                 log.info("%d units of work done, updating hash counter", len(self.finished))
-                self.counted, self.finished, self.coins = self.counted + len(self.finished), [], {}
+                self.counted, self.finished = self.counted + len(self.finished), []
             except redis.RedisError as error:
                 log.warning("%s: %s; trying again", REDIS, str(error).rstrip("."))
             self.count_at = time.monotonic() + 1
@@ -117,9 +113,13 @@ class Worker:
     def mine(self):
         """Work until stopped, count what is finished, and retry what fails."""
         pause, stopping = 0.1, False
+        thread = ThreadPoolExecutor(1)  # works, while the main thread counts
         while not stopping:
+            unit = thread.submit(work)
+            while wait([unit], timeout=1).not_done:
+                self.count_if_due()
             try:
-                self.work()
+                self.finished.append(unit.result())
                 pause = 0.1
             except ValueError as error:
                 log.warning("%s; trying again", error)
