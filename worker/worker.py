@@ -43,25 +43,25 @@ def ask(method, service, path, pattern, **options):
     try:
         with closing(HTTPConnection(service.removeprefix("http://"), timeout=3)) as connection:
             connection.request(method, path, **options)
-            connection.sock.settimeout(30)  # seconds, as long as 300 workers wait for one rng
+            connection.sock.settimeout(30)  # seconds: the queue of 300 workers at one rng
             with connection.getresponse() as answer:
-                content = answer.read(1000)  # longer ones do not match
+                content = answer.read(1000)  # valid answers are shorter
     except (OSError, HTTPException, ValueError) as error:
-        raise ValueError(f"{service}{path}: {error}".rstrip()) from error  # it may be a whole line
+        raise ValueError(f"{service}{path}: {error}".rstrip()) from error  # some end a line
     if answer.status != 200 or answer.length or not re.fullmatch(pattern, content, re.DOTALL):
         raise ValueError(f"{service}{path}: {answer.status} with {len(content)} bytes")
     return content
 
 
 def work():
-    """Do one unit of work; return when it was finished (s), the hash and its bytes."""
+    """Do one unit of work; return when it was finished (s) and its coin, {hash: bytes} or None."""
     time.sleep(float(DELAY))
     data = ask("GET", RNG, "/32", b".{32}")
     digest = ask("POST", HASHER, "/", b"[0-9a-f]{64}", body=data, headers=HEADERS).decode()
     log.debug("One unit of work: %s...", digest[:8])
     if digest.startswith("0"):
         log.info("Coin found: %s...", digest[:8])
-    return time.monotonic(), digest, data
+    return time.monotonic(), {digest: data} if digest.startswith("0") else None
 
 
 class Worker:
@@ -77,8 +77,8 @@ class Worker:
     def count(self):
         """Add to Redis what is not counted yet, or raise RedisError.
 
-        A reply can get lost, and Redis its data, so each attempt first reads how much is counted:
-        retries are idempotent. WATCH aborts this attempt if an earlier one arrives late.
+        The reply to an earlier attempt can get lost, so each one first reads how much is counted,
+        and adds only the rest. WATCH aborts this one if an earlier one arrives after that.
         """
         with db.pipeline() as pipe:
             pipe.watch(self.key)
@@ -89,11 +89,11 @@ class Worker:
             pipe.set(self.key, self.counted + len(self.finished), ex=86400)  # one day
             pipe.incrby("hashes", len(new))
             speed = Counter()  # {second: hashes}
-            for moment, digest, data in new:
-                second, part = divmod(moment + offset, 1)  # spread over the second before, so that
+            for moment, coin in new:
+                second, part = divmod(moment + offset, 1)  # spread over the 1 s before, so that
                 speed.update({int(second): part, int(second) - 1: 1 - part})  # the line is flat
-                if digest.startswith("0"):
-                    pipe.hset("wallet", digest, data)
+                if coin:
+                    pipe.hset("wallet", mapping=coin)
             for second in (each for each in speed if each > now - HISTORY):
                 pipe.incrbyfloat(f"speed:{second}", speed[second])
                 pipe.expire(f"speed:{second}", HISTORY)
@@ -113,9 +113,9 @@ class Worker:
     def mine(self):
         """Work until stopped, count what is finished, and retry what fails."""
         pause, stopping = 0.1, False
-        thread = ThreadPoolExecutor(1)  # works, while the main thread counts
+        executor = ThreadPoolExecutor(1)  # so that a silent service does not delay counting
         while not stopping:
-            unit = thread.submit(work)
+            unit = executor.submit(work)
             while wait([unit], timeout=1).not_done:
                 self.count_if_due()
             try:
@@ -125,7 +125,7 @@ class Worker:
                 log.warning("%s; trying again", error)
                 time.sleep(pause)
                 pause = min(2 * pause, 2)
-            stopping = self.stopping  # read once, as a signal may set it at any time
+            stopping = self.stopping  # read before counting, as a signal may come at any time
             self.count_if_due()
 
 
