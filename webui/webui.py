@@ -18,9 +18,8 @@ LOGIN_HOST_PORT = r"([\w.~!$&*+,;=:%-]*@)?([\w-]{1,63}\.)*[\w-]{1,63}(:(?P<port>
 found = re.fullmatch(rf"redis://{LOGIN_HOST_PORT}(/\d*)?", REDIS_URL, re.ASCII)
 if not found or int(found["port"] or 0) > 65535:
     sys.exit(f"REDIS_URL is {REDIS_URL!r}, but must be like redis://redis:6379")
-db = redis.Redis.from_url(
-    REDIS_URL, decode_responses=True, socket_timeout=1, socket_connect_timeout=1
-)
+TIMEOUTS = {"socket_timeout": 1, "socket_connect_timeout": 1}  # seconds
+db = redis.Redis.from_url(REDIS_URL, decode_responses=True, max_connections=1000, **TIMEOUTS)
 
 
 @app.get("/")
@@ -61,7 +60,8 @@ def healthz():
 @app.after_request
 def security_headers(response):
     """Restrict the page to what webui serves; other sites may embed it."""
-    policy = "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'"
+    own = "; ".join(f"{kind}-src 'self'" for kind in ("script", "style", "img", "connect"))
+    policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
     response.headers["Content-Security-Policy"] = policy
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
