@@ -152,14 +152,6 @@ def exchange(service, request):
         return read_to_the_end(sock)
 
 
-def best_of(tries, measure, enough):
-    """Return the first of some rates that is `enough`, or the best: other load only lowers it."""
-    rates = []
-    while len(rates) < tries and max(rates, default=0) < enough:
-        rates.append(measure())
-    return max(rates)
-
-
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 MALFORMED = {
@@ -230,7 +222,7 @@ def send_body_to_healthz(service):
      (3, send_body_to_healthz)],
 )  # fmt: skip
 def test_mining_keeps_90_percent_of_its_rate_with_idle_and_slow_clients(app, usual, count, client):
-    assert best_of(4, lambda: survives(app, count, client), 0.9 * usual) >= 0.9 * usual
+    assert survives(app, count, client) >= 0.9 * usual
 
 
 headers = itertools.cycle(HEADERS.values())
@@ -255,8 +247,12 @@ def draw_1_mib_slowly(service):
             time.sleep(0.1)
 
 
+refused = multiprocessing.Value("L", lock=False)
+
+
 def ask_for_json(_service):
-    exchange("webui", b"GET /json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = exchange("webui", b"GET /json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    refused.value += not answer.startswith(b"HTTP/1.1 200")
     time.sleep(1)
 
 
@@ -267,7 +263,12 @@ def ask_for_json(_service):
 )  # fmt: skip
 def test_probes_are_answered_during_a_flood_and_mining_recovers_in_5_s(app, usual, count, client):
     survives(app, count, client)
-    assert best_of(8, lambda: rate(app, 3), 0.9 * usual) >= 0.9 * usual
+    assert not refused.value
+    ended, rates = time.monotonic(), []
+    while time.monotonic() < ended + 5 and max(rates, default=0) < 0.9 * usual:
+        rates.append(rate(app, 3))
+    print("units/s after it:", *(f"{rate:.2f}" for rate in rates))
+    assert max(rates) >= 0.9 * usual
 
 
 def test_every_hash_is_counted_exactly_once_after_all_abuse(app):

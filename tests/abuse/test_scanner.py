@@ -47,7 +47,7 @@ def ask(stack, target, method="GET", host="x"):
 
 def is_guarded(headers):
     return (
-        "default-src 'self'" in headers["content-security-policy"]
+        "default-src 'none'" in headers["content-security-policy"]
         and headers["x-content-type-options"] == "nosniff"
         and headers["referrer-policy"] == "no-referrer"
     )

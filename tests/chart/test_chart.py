@@ -102,6 +102,15 @@ def test_page_loads_only_from_webui_and_at_most_30_kb(stack, open_page):
     assert sum(each["responseBodySize"] + each["responseHeadersSize"] for each in sizes) <= 30_000
 
 
+def test_chart_is_drawn_within_a_second(stack, open_page):
+    for _ in range(3):  # other load on the machine delays it
+        page = open_page(stack.url("webui"))
+        wait_for(page, "document.querySelector('svg .grid')")
+        if page.evaluate("performance.now() < 1000"):
+            return
+    raise AssertionError("it took longer, three times")
+
+
 def test_page_may_not_request_other_origins(page):
     page.evaluate("fetch('http://localhost:1/').catch(() => {})")
     wait_until(lambda: page.wait_for_timeout(20) or page.errors, 3, "the browser reports it")
@@ -129,7 +138,7 @@ def test_page_fits_the_width_and_loads_without_layout_shift(stack, open_page, wi
     shift = """new Promise((done) => new PerformanceObserver((list) =>
         done(list.getEntries().reduce((sum, entry) => sum + entry.value, 0))
         ).observe({ type: "layout-shift", buffered: true }) ?? setTimeout(done, 200, 0))"""
-    assert page.evaluate(shift) < 0.01
+    assert page.evaluate(shift) == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -203,9 +212,12 @@ def test_one_worker_is_a_flat_line_from_10_s_after_the_start(stack):
 
 
 def test_time_and_speed_under_the_pointer_are_those_of_the_chart(stack, page):
-    text = value_at(page, 0.99)
-    assert text.endswith("hashes/s")
-    assert 2.9 <= float(text.split()[1]) <= 3.4
+    time_of_day, speed, unit = value_at(page, 0.99).split()
+    assert unit == "hashes/s"
+    assert 2.9 <= float(speed) <= 3.4
+    seconds = "(now) => [...Array(60).keys()].map((late) => new Date((now - late) * 1000)"
+    times = page.evaluate(f"{seconds}.toLocaleTimeString('en-GB'))", stack.db.time()[0])
+    assert 2 <= times.index(time_of_day) <= 9  # seconds ago, though the browser's clock is wrong
     assert value_at(page, 0.2).endswith("–")  # before the worker was started
     page.mouse.move(0, 0)
     wait_for(page, "document.getElementById('value').hidden")
@@ -227,9 +239,11 @@ def test_ten_workers_are_a_flat_line(stack, page):
     everyone = [*NINE, "worker"]
     wait_until(lambda: all("units of work" in stack.log(name) for name in everyone), 20, "counted")
     began = time.time()
-    wait_until(lambda: max(speeds(stack).items())[1] > 9, 5, "ten workers are drawn")
-    assert_flat(stack, began + 2)
-    wait_until(lambda: float(page.inner_text("#speed")) > 9.3, 9, "the page shows ten workers")
+    now = "Number(document.querySelector('svg').ariaLabel.match(/now ([0-9.]+)/)[1])"
+    wait_for(page, f"{now} > 9.3", 5)
+    assert_flat(stack, began + 10)
+    wait_for(page, "Number(document.getElementById('speed').textContent) > 9.3", 1)
+    assert page.evaluate("[...document.querySelectorAll('svg .y')][0].textContent") == "0"
     assert max(speeds(stack).values()) <= 10.3
 
 
@@ -239,11 +253,12 @@ def test_numbers_are_those_of_redis(stack, page):
     wait_for(page, script, arg=before)
     assert int(page.inner_text("#hashes").replace(",", "")) <= stack.hashes()
     assert int(page.inner_text("#coins")) <= stack.db.hlen("wallet")
+    assert page.errors == []  # nothing has failed yet
 
 
 def test_stopped_rng_is_reported_and_drawn_as_a_gap(stack, page):
     stack.stop("rng")
-    wait_state(page, "Nothing is mining", 12)
+    wait_state(page, "Nothing is mining", 9)
     assert page.inner_text("#speed") == "0.0"
     assert "seconds: now 0.0," in page.get_by_role("img").get_attribute("aria-label")
     assert value_at(page, 0.99).endswith("–")
@@ -256,8 +271,11 @@ def test_original_worker_without_chart_data_is_not_reported_as_idle(stack, page)
     assert "Nothing is mining" not in page.inner_text("#state")
 
 
-def test_gap_ends_when_rng_is_started_again(stack):
+def test_gap_ends_when_rng_is_started_again(stack, page):
+    before = stack.hashes()
     stack.start("rng").ready()
+    wait_until(lambda: stack.hashes() > before, 5, "the workers count")
+    wait_state(page, "Mining", 3)
     line = wait_until(lambda: (found := [*speeds(stack).values()])[-1] and found, 9, "drawn again")
     begin = next(i for i, value in enumerate(line) if value)
     assert 0 in line[begin:]
@@ -270,21 +288,20 @@ def test_second_replica_and_a_restart_of_webui_show_the_same_history(stack, page
     here, there = speeds(stack), speeds(stack, "webui.2")
     stack.stop("webui.2")
     stack.stop("webui")
-    wait_state(page, "webui is unreachable", 5)
+    wait_state(page, "webui is unreachable", 3)
     stack.start("webui").ready()
+    wait_state(page, "Mining", 3)
     later = speeds(stack)
     shared = here.keys() & there.keys() & later.keys()
     assert len(shared) > 230
     assert all(here[second] == there[second] == later[second] for second in shared)
-    page.reload()
-    wait_state(page, "Mining.", 12)
 
 
 def test_unreachable_redis_is_reported_and_the_outage_is_drawn_at_the_true_speed(stack, page):
     stack.send("redis", signal.SIGSTOP)
     began = time.time()
     try:
-        wait_state(page, "Redis is unreachable", 6)
+        wait_state(page, "Redis is unreachable", 5)
         assert page.inner_text("#speed") == "–"
         assert "Timeout" in page.inner_text("#state")
         first, last = int(began) + 3, int(began) + OUTAGE
@@ -294,7 +311,7 @@ def test_unreachable_redis_is_reported_and_the_outage_is_drawn_at_the_true_speed
             counts.append(stack.served())
     finally:
         stack.send("redis", signal.SIGCONT)
-    wait_for(page, "!document.getElementById('state').textContent.includes('unreachable')")
+    wait_state(page, "Mining", 3)
     ended = int(time.time())
     drawn = wait_until(
         lambda: (found := speeds(stack)) and max(found) > ended and found, 8, "the chart is drawn"
@@ -308,7 +325,12 @@ def test_counter_reset_draws_no_spike(stack, page):
     stack.db.set("hashes", 1)
     script = "Number(document.getElementById('hashes').textContent.replace(',', '')) < 50"
     wait_for(page, script)
-    assert min(speeds(stack).values()) >= 0 and max(speeds(stack).values()) <= 10.3
+    reset = time.time()
+    drawn = wait_until(
+        lambda: (found := speeds(stack)) and max(found) > reset + 1 and found, 8, "it is drawn"
+    )
+    assert min([*drawn.values()][-5:]) > 8
+    assert max(drawn.values()) <= 10.3
 
 
 def test_scaling_down_is_drawn_within_5_s_as_a_ramp_of_two_seconds(stack):
@@ -325,6 +347,16 @@ def test_scaling_down_is_drawn_within_5_s_as_a_ramp_of_two_seconds(stack):
     assert wait_until(newest, 7, "one worker is drawn") < stopped + 5
     line = [hashes for second, hashes in speeds(stack).items() if second >= int(stopped) - 3]
     assert sum(3.6 < hashes < 8.5 for hashes in line) <= 2, line
+
+
+def test_restarted_redis_without_data_is_reported_and_mining_is_shown_again(stack, page):
+    stack.stop("redis", signal.SIGKILL)
+    wait_state(page, "Redis is unreachable", 3)
+    stack.start("redis")
+    wait_until(stack.db.ping, 5, "redis answers")
+    wait_state(page, "Mining", 8)
+    drawn = wait_until(lambda: any((found := speeds(stack)).values()) and found, 5, "it is drawn")
+    assert max(drawn.values()) <= 10.3
 
 
 def test_unchanged_counter_after_an_outage_is_not_reported_as_idle(stack, open_page):
@@ -355,6 +387,7 @@ def test_reason_of_a_503_is_shown(stack, open_page, answer, state):
 
 
 def test_announcements_are_at_least_30_s_apart(page):
+    wait_for(page, "announced.length > 1", 35)
     times = page.evaluate("announced")
     assert all(late - early > 29_000 for early, late in zip(times, times[1:], strict=False))
 

@@ -67,12 +67,12 @@ def exchange(stack, service, request, half_close=False):
 
 
 def mines_at(stack, seconds, low, high):
-    """Assert a rate (units/s) within 100 s: the tests of the page, beside these, only lower it."""
-    end = time.monotonic() + 100
-    while (rate := stack.rate(seconds)) < low and time.monotonic() < end:
-        pass
-    print(f"{rate:.2f} units/s")
-    assert low <= rate <= high
+    """Assert a rate (units/s), in one of three tries: the tests of the page only lower it."""
+    rates = []
+    while len(rates) < 3 and max(rates, default=0) < low:
+        rates.append(stack.rate(seconds))
+    print("units/s:", *(f"{rate:.2f}" for rate in rates))
+    assert low <= max(rates) <= high
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,10 @@ def test_ten_workers_queue_at_rng_and_not_at_hasher_or_at_healthz(stack, workers
     mines_at(stack, 8, 9.5, 10.05)
     paths = [("rng", "/"), ("hasher", "/"), ("rng", "/healthz"), ("hasher", "/healthz")]
     rng, *others = (
-        statistics.median(seconds_of(stack.url(*path)) for _ in range(7)) for path in paths
+        statistics.median(seconds_of(stack.url(*path)) for _ in range(9)) for path in paths
     )
-    assert 0.5 <= rng <= 1.1
+    assert 0.5 <= rng <= 1.0
+    assert others[0] < 0.05
     assert max(others) < 0.1
 
 
@@ -197,11 +198,13 @@ def test_webui_answers_503_within_2_s_while_redis_hangs_or_is_down_and_recovers(
         (lambda: stack.stop("redis", signal.SIGKILL), lambda: stack.start("redis").ready()),
     ):
         stop()
-        wait_until(lambda: requests.get(url, timeout=5).status_code == 503, 2, "a 503")
-        assert list(requests.get(url, timeout=5).json()) == ["error"]
+        asked = time.monotonic()
+        answer = requests.get(url, timeout=5)
+        assert time.monotonic() - asked < 2
+        assert (answer.status_code, list(answer.json())) == (503, ["error"])
         assert seconds_of(stack.url("webui", "/healthz")) < 1
         start()
-        wait_until(lambda: requests.get(url, timeout=5).status_code == 200, 2, "a 200 again")
+        assert requests.get(url, timeout=5).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["webui", "hasher", "rng"])

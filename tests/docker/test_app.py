@@ -20,7 +20,7 @@ from support.engine import (
     works,
 )
 
-RATES = {1: (3.1, 3.34), 10: (9.5, 10.05)}  # hashes/s, by the number of workers
+RATES = {1: (3.1, 3.34), 2: (6.2, 6.68), 10: (9.5, 10.05)}  # hashes/s, by the number of workers
 ANSWERS = [
     ("8001/", 200, r"RNG running on \S+\n"),
     ("8001/-1", 404, "404 .+\n"),
@@ -102,11 +102,10 @@ def test_workers_mine_at_the_expected_rate(built, workers):
     built.up(worker=workers)
     low, high = RATES[workers]
     rates = []
-    while len(rates) < 6 and not (rates and rates[-1] >= low):  # other load only lowers the rate
-        rates.append(rate(built, 12))
-    print(f"{workers} workers: {rates[-1]:.2f} hashes/s")
-    assert max(rates) <= high, rates
-    assert rates[-1] >= low, rates
+    while len(rates) < 3 and max(rates, default=0) < low:  # other load only lowers the rate
+        rates.append(rate(built, 15))
+    print(f"{workers} workers, hashes/s:", *(f"{rate:.2f}" for rate in rates))
+    assert low <= max(rates) <= high
 
 
 def test_webui_reads_the_chart_once_a_second_for_any_number_of_requests(app):
@@ -151,15 +150,15 @@ def test_stop_counts_every_unit_of_10_workers_and_up_keeps_the_data(built):
     built.up(worker=10)
     for service in ("rng", "webui"):
         kill(only(built, service))
-    grows(10, "after rng and webui were killed")
+    grows(5, "after rng and webui were killed")
     began = time.monotonic()
     built.compose("stop")
     seconds = time.monotonic() - began
     print(f"stopped in {seconds:.1f} s")
-    assert seconds < 15
-    workers = built.containers("worker")
-    assert {inspect(worker, "{{.State.ExitCode}}") for worker in workers} == {"0"}
-    text = "".join(map(logs, workers))
+    assert seconds < 5
+    stopped = [each for service in SERVICES for each in built.containers(service)]
+    assert {inspect(each, "{{.State.ExitCode}}") for each in stopped} == {"0"}
+    text = "".join(map(logs, built.containers("worker")))
     served, batches = len(built.posts()), sum(map(int, BATCH.findall(text)))
     built.compose("down")
     built.up(worker=0)
@@ -168,10 +167,19 @@ def test_stop_counts_every_unit_of_10_workers_and_up_keeps_the_data(built):
     assert numbers["coins"] == text.count("Coin found")
 
 
-def test_mining_resumes_within_10_seconds_after_a_kill(app):
+def test_down_with_v_deletes_hashes_and_coins(built):
+    built.down()  # with -v
+    built.up(worker=0)
+    numbers = wait_until(state, 10, "/json answers")
+    assert (numbers["hashes"], numbers["coins"]) == (None, 0)
+
+
+def test_mining_resumes_within_5_seconds_after_a_kill_or_a_restart(app):
     for service in SERVICES:
         kill(only(app, service))
-        grows(10, f"after {service} was killed")
+        grows(5, f"after {service} was killed")
+        app.compose("restart", service)
+        grows(5, f"after {service} was restarted")
 
 
 def test_redis_keeps_what_was_counted_a_second_ago(app):

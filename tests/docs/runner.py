@@ -44,8 +44,8 @@ def any_value(promised, real):
 
 
 def as_fast(promised, real):
-    """Return whether a rate is close: at most 5 % higher, or 15 % lower on a busy machine."""
-    return 0.85 * float(promised) <= float(real) <= 1.05 * float(promised)
+    """Return whether a rate is within 5 %."""
+    return abs(float(real) - float(promised)) <= 0.05 * float(promised)
 
 
 def as_slow(promised, real):

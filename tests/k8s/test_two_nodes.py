@@ -32,7 +32,7 @@ def test_mining_recovers_within_60_s_of_a_node_failure_and_no_hash_is_counted_tw
         on_node2 = ["--field-selector", "spec.nodeName=node2"]
         run("kubectl", "delete", "pods", "-A", *on_node2, "--force", "--grace-period=0")
         deleted = time.monotonic()
-        assert second.best_rate(9.5, 5) >= 9.5
+        assert second.best_rate(9.5, 5, within=60) >= 9.5
         recovered = time.monotonic() - deleted
         print(f"recovered after {recovered:.0f} s")
         assert recovered < 60
@@ -67,5 +67,5 @@ def test_mining_recovers_within_60_s_of_a_node_failure_and_no_hash_is_counted_tw
 
 def test_fifty_workers_run_without_a_restart(app, two_nodes):
     app.scale(worker=50, rng=1, hasher=1, webui=1, timeout=180)
-    assert app.best_rate(9, 8) >= 9  # the limit of rng is 10
+    assert app.best_rate(9, 30, within=90) >= 9  # the limit of rng is 10
     assert len(app.restarts()) == 54 and set(app.restarts().values()) == {0}

@@ -19,6 +19,7 @@ SERVICES = ("redis", "rng", "hasher", "webui", "worker")
 SCALED = SERVICES[1:]
 NODES = ("node1", "node2")
 TAINT = "node-role.kubernetes.io/control-plane"
+CHART_IS_LATE = 4  # seconds: webui shows a second when all workers have counted it
 COPIES = []  # the copies of the application that exist now
 
 
@@ -221,10 +222,11 @@ class Copy:
         """Return the hashes/s of that many seconds from now on, as the chart shows them."""
         return self.best_rate(0, seconds)
 
-    def best_rate(self, lowest, seconds):
+    def best_rate(self, lowest, seconds, within=None):
         """Return the hashes/s of the first that many seconds that reach `lowest`, by the chart.
 
-        If none do for 100 s, return the best: other load on the machine only lowers it.
+        If none do within three times as long, or `within` seconds, return the best: other load on
+        the machine only lowers it.
         """
         address, rates = self.url("/speed"), []
         begin = wait_until(lambda: int(json.loads(fetch(address))["now"]), 60, "an answer") + 1
@@ -237,7 +239,7 @@ class Copy:
             return rates and max(rates) >= lowest
 
         with suppress(AssertionError):
-            wait_until(reached, seconds + 100, f"{lowest} hashes/s")
+            wait_until(reached, (within or 3 * seconds) + CHART_IS_LATE, f"{lowest} hashes/s")
         best = max(rates, default=0)
         print(f"{best:.2f} hashes/s over {seconds} s, the best of {len(rates)} such parts")
         return best

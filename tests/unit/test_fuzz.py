@@ -1,13 +1,14 @@
 """No request is answered with a 500, and no setting causes a traceback."""
 
 import os
+import runpy
 import time
 from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.processes import free_port
+from support.processes import ROOT, free_port
 
 NOBODY = f"redis://127.0.0.1:{free_port()}"
 segment = st.text(st.characters(codec="utf-8"), max_size=20) | st.integers(-5, 2**70).map(str)
@@ -45,7 +46,9 @@ number = (
 )
 host = anything | st.sampled_from(["redis", "a" * 64, "a..b", ".", "[::1]", "[:]", "[::::]", "%ff"])
 port = st.just("") | number.map(":".__add__) | anything
-address = st.tuples(st.sampled_from(["http://", "redis://", ""]), host, port).map("".join)
+address = st.tuples(st.sampled_from(["http://", "redis://", ""]), host, port).map(
+    lambda parts: os.fsdecode(os.fsencode("".join(parts)))  # two parts may make one character
+)
 
 
 @pytest.mark.parametrize(
@@ -71,5 +74,33 @@ def test_any_setting_starts_the_service_or_is_a_one_line_error(client, service, 
         else:
             with patch("socket.getaddrinfo", side_effect=OSError):
                 assert web.get("/json").status_code in (404, 503)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "values"),
+    [
+        ("worker/worker.py", "WORKER_DELAY", number),
+        ("worker/worker.py", "RNG_URL", address),
+        ("worker/worker.py", "HASHER_URL", address),
+        ("worker/worker.py", "REDIS_URL", address),
+        *(
+            (f"{service}/gunicorn.conf.py", "PORT", number)
+            for service in ("rng", "hasher", "webui")
+        ),
+    ],
+)
+def test_any_setting_is_accepted_at_start_or_is_a_one_line_error(file, setting, values):
+    @settings(max_examples=150, deadline=None)
+    @given(value=values | anything)
+    @example(value="")
+    def check(value):
+        with patch.dict(os.environ, {setting: value}), patch("gevent.monkey.patch_all"):
+            try:
+                runpy.run_path(ROOT / file)
+            except SystemExit as end:
+                assert end.code.startswith(f"{setting} is {value!r}, but must be ")
+                assert len(end.code.splitlines()) == 1
 
     check()

@@ -107,3 +107,31 @@ def test_redis_volume_differs_from_redis_only_in_its_volume():
     assert volume.pop("persistentVolumeClaim") == {"claimName": claim["metadata"]["name"]}
     volume["emptyDir"] = {}
     assert changed == deployment
+
+
+@pytest.mark.parametrize("folder, workload", WORKLOADS)
+def test_applying_again_keeps_the_scale_and_pulls_only_missing_images(folder, workload):
+    assert "replicas" not in workload["spec"]
+    assert values(workload, "imagePullPolicy") == ["IfNotPresent"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_rollouts_probes_and_grace_periods_are_as_documented(name):
+    spec = load(f"{name}.yaml")[0]["spec"]
+    gradual = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}}
+    assert spec["strategy"] == ({"type": "Recreate"} if name == "redis" else gradual)
+    assert min(values(spec, "timeoutSeconds"), default=5) >= 5  # a busy node is slow, not broken
+    http = name in ("rng", "hasher", "webui")
+    assert values(spec, "httpGet") == [{"path": "/healthz", "port": 80}] * 2 * http
+    assert values(spec, "preStop") == [{"exec": {"command": ["sleep", "2"]}}] * http
+    (seconds,) = values(spec, "terminationGracePeriodSeconds")
+    assert seconds == 40 if name == "worker" else seconds <= 6
+    assert COMPOSE["worker"]["stop_grace_period"] == "40s"
+
+
+def test_requests_fit_a_small_node_and_leave_room_below_the_memory_limits():
+    pods = [values(load(f"{name}.yaml"), "resources")[0] for name in SERVICES]
+    mib = lambda each: int(each["memory"].removesuffix("Mi"))  # noqa: E731
+    assert sum(mib(each["requests"]) for each in pods) <= 384
+    assert sum(int(each["requests"]["cpu"].removesuffix("m")) for each in pods) <= 500
+    assert all(mib(each["limits"]) >= 1.5 * mib(each["requests"]) for each in pods)

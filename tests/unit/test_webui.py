@@ -95,7 +95,8 @@ def test_other_requests_get_a_one_line_error(without_redis, method, path, status
 @pytest.mark.parametrize("path", PAGE)
 def test_every_answer_has_the_security_headers(without_redis, path):
     headers = without_redis.get(path).headers
-    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "script-src 'self'" in headers["Content-Security-Policy"]
     assert "form-action 'none'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
