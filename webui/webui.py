@@ -1,5 +1,6 @@
 """webui: the page with the chart, and the numbers behind it."""
 
+import json
 import os
 import re
 import sys
@@ -41,14 +42,15 @@ def numbers_and_speed():
     """Return what /json does, and the hashes of each of the HISTORY seconds from `start` on."""
     current = numbers()
     end = int(current["now"] - SETTLE)
-    return current | {"start": end - HISTORY, "speed": speed(end)}
+    start = json.dumps(current | {"start": end - HISTORY}).removesuffix("}")
+    return Response(f'{start}, "speed": {speed(end)}}}', mimetype="application/json")
 
 
 @lru_cache(maxsize=1)
 def speed(end):
-    """Return the hashes of each of the HISTORY seconds before `end`, cached until that changes."""
+    """Return the hashes of the HISTORY seconds before `end` as JSON, cached as it takes long."""
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
-    return [round(float(each or 0), 2) for each in hashes]
+    return json.dumps([round(float(each or 0), 2) for each in hashes])
 
 
 @app.get("/healthz")
