@@ -218,8 +218,8 @@ def send_body_to_healthz(service):
 
 @pytest.mark.parametrize(
     ("count", "client"),
-    [(500, idle), (100, a_byte_a_second), (5, send_malformed), (3, pipeline),
-     (3, send_body_to_healthz)],
+    [(500, idle), (100, a_byte_a_second), (5, send_malformed), (4, pipeline),
+     (4, send_body_to_healthz)],
 )  # fmt: skip
 def test_mining_keeps_90_percent_of_its_rate_with_idle_and_slow_clients(app, usual, count, client):
     assert survives(app, count, client) >= 0.9 * usual
