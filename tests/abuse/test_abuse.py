@@ -206,7 +206,7 @@ def send_malformed(service):
 
 
 def pipeline(service):
-    exchange(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    exchange(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
 
 
 def send_body_to_healthz(service):

@@ -13,7 +13,7 @@ from support.engine import LABEL, docker, inspect, logs
 from support.processes import Proxy, Stack, free_port
 
 FULL = os.environ.get("FULL") == "1"
-ROUNDS = 10 if FULL else 2
+ROUNDS = 10 if FULL else 3
 
 
 @pytest.fixture
