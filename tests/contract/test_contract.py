@@ -67,9 +67,9 @@ def exchange(stack, service, request, half_close=False):
 
 
 def mines_at(stack, seconds, low, high):
-    """Assert a rate (units/s), in one of three tries: the tests of the page only lower it."""
+    """Assert a rate (units/s) in one of six tries: the tests of the page, beside it, lower it."""
     rates = []
-    while len(rates) < 3 and max(rates, default=0) < low:
+    while len(rates) < 6 and max(rates, default=0) < low:
         rates.append(stack.rate(seconds))
     print("units/s:", *(f"{rate:.2f}" for rate in rates))
     assert low <= max(rates) <= high
