@@ -47,7 +47,7 @@ def ask(method, service, path, pattern, **options):
             with connection.getresponse() as answer:
                 content = answer.read(1000)  # valid answers are shorter
     except (OSError, HTTPException, ValueError) as error:
-        raise ValueError(f"{service}{path}: {error}".rstrip()) from error  # some end a line
+        raise ValueError(f"{service}{path}: {error}".encode("unicode_escape").decode()) from error
     if answer.status != 200 or answer.length or not re.fullmatch(pattern, content, re.DOTALL):
         raise ValueError(f"{service}{path}: {answer.status} with {len(content)} bytes")
     return content
