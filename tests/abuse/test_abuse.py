@@ -247,12 +247,13 @@ def draw_1_mib_slowly(service):
             time.sleep(0.1)
 
 
-refused = multiprocessing.Value("L", lock=False)
+refused = multiprocessing.Value("b", lock=False)  # whether any request was
 
 
 def ask_for_json(_service):
     answer = exchange("webui", b"GET /json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    refused.value += not answer.startswith(b"HTTP/1.1 200")
+    if not answer.startswith(b"HTTP/1.1 200"):
+        refused.value = True
     time.sleep(1)
 
 
