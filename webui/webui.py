@@ -42,13 +42,13 @@ def numbers_and_speed():
     """Return what /json does, and the hashes of each of the HISTORY seconds from `start` on."""
     current = numbers()
     end = int(current["now"] - SETTLE)
-    start = json.dumps(current | {"start": end - HISTORY}).removesuffix("}")
-    return Response(f'{start}, "speed": {speed(end)}}}', mimetype="application/json")
+    head = json.dumps(current | {"start": end - HISTORY}).removesuffix("}")
+    return Response(f'{head}, "speed": {speed(end)}}}', mimetype="application/json")
 
 
 @lru_cache(maxsize=1)
 def speed(end):
-    """Return the hashes of the HISTORY seconds before `end` as JSON, cached as it takes long."""
+    """Return the hashes of the HISTORY seconds before `end` in JSON, encoded once for all pages."""
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
     return json.dumps([round(float(each or 0), 2) for each in hashes])
 
