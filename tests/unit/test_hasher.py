@@ -24,7 +24,12 @@ def test_index_names_the_container(hasher):
 @pytest.mark.parametrize("body", [b"", b"abc", bytes(range(256)), b"a=b&c" * 1000, bytes(LIMIT)])
 @pytest.mark.parametrize(
     "content_type",
-    ["application/octet-stream", "application/x-www-form-urlencoded", "multipart/form-data"],
+    [
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/plain",
+    ],
 )
 def test_raw_body_is_hashed_whatever_its_content_type(hasher, body, content_type):
     raw = {"input_stream": io.BytesIO(body), "content_length": len(body)}

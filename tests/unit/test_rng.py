@@ -41,9 +41,11 @@ def test_other_paths_are_404_in_one_line(rng, path):
     assert (answer.status_code, answer.mimetype, answer.text.count("\n")) == (404, "text/plain", 1)
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 @pytest.mark.parametrize("path", ["/", "/32", "/healthz"])
-def test_other_methods_are_405_in_one_line(rng, path):
-    answer = rng.post(path)
+def test_other_methods_are_405_in_one_line(rng, path, method):
+    answer = rng.open(path, method=method)
+    assert "GET" in answer.headers["Allow"]
     assert (answer.status_code, answer.mimetype, answer.text.count("\n")) == (405, "text/plain", 1)
 
 

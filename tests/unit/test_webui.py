@@ -77,6 +77,51 @@ def test_redis_unreachable_is_503_in_json(without_redis, path):
     assert without_redis.get("/healthz").text == "ok\n"
 
 
+@pytest.mark.parametrize("path", ["/json", "/speed"])
+def test_error_of_redis_is_503_in_json_and_the_next_answer_is_right(webui, db, path):
+    db.rpush("wallet", "not a hash")
+    answer = webui.get(path)
+    assert (answer.status_code, list(answer.json)) == (503, ["error"])
+    db.delete("wallet")
+    assert webui.get(path).json["coins"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"If-None-Match": "ETAG"}, 304),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": '"x"'}, 200),
+        ({"If-Modified-Since": "DATE"}, 304),
+        ({"If-Modified-Since": "yesterday"}, 200),
+        ({"If-Match": '"x"'}, 412),
+        ({"Range": "bytes=0-3"}, 206),
+        ({"Range": "bytes=0-3", "If-Range": '"x"'}, 200),
+        ({"Range": "bytes=999999-"}, 416),
+        ({"Range": "bytes=x"}, 416),
+    ],
+)
+def test_conditional_request_is_answered_as_in_rfc_9110(without_redis, given, status):
+    whole = without_redis.get("/page.css")
+    known = {"ETAG": whole.headers["ETag"], "DATE": whole.headers["Last-Modified"]}
+    given = {name: known.get(value, value) for name, value in given.items()}
+    answer = without_redis.get("/page.css", headers=given)
+    assert answer.status_code == status
+    body = {200: whole.data, 206: whole.data[:4], 304: b""}
+    assert answer.data == body.get(status, answer.data)
+    assert "Content-Security-Policy" in answer.headers
+
+
+@pytest.mark.parametrize("path", PAGE)
+def test_head_is_get_without_its_body_and_options_names_the_methods(without_redis, path):
+    get, head = without_redis.get(path), without_redis.head(path)
+    assert (head.status_code, head.data) == (get.status_code, b"")
+    assert {**head.headers, "Date": ""} == {**get.headers, "Date": ""}
+    options = without_redis.options(path)
+    assert (options.status_code, options.data) == (200, b"")
+    assert set(options.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -95,7 +140,7 @@ def test_other_requests_get_a_one_line_error(without_redis, method, path, status
 @pytest.mark.parametrize("path", PAGE)
 def test_every_answer_has_the_security_headers(without_redis, path):
     headers = without_redis.get(path).headers
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
     assert "script-src 'self'" in headers["Content-Security-Policy"]
     assert "form-action 'none'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
