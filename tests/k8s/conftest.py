@@ -1,6 +1,7 @@
 """The application on a cluster of two nodes, deployed from node 1, and more copies of it."""
 
 import os
+import time
 
 import pytest
 from support import wait_until
@@ -90,6 +91,13 @@ def second(app, two_nodes, make_copy):
     copy.settled()
     copy.mining()
     return copy
+
+
+@pytest.fixture(scope="session")
+def alone(second):
+    """The pod of a worker of that copy, and when its rng and redis were removed."""
+    second.scale(worker=1, rng=0, redis=0)
+    return second.names("worker").pop(), time.monotonic()
 
 
 @pytest.fixture(scope="session")

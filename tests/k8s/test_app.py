@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import wait_until
@@ -62,12 +63,12 @@ def test_no_process_is_root(app, service):
 
 def test_one_worker_mines_3_33_hashes_per_second(app):
     app.scale(worker=1, rng=1)
-    assert 3.1 <= app.best_rate(3.1, 10) <= 3.34
+    assert 3.1 <= app.best_rate(3.1, 30) <= 3.34
 
 
 def test_ten_workers_mine_10_hashes_per_second(app):
     app.scale(worker=10, rng=1)
-    assert 9.5 <= app.best_rate(9.5, 10) <= 10.05
+    assert 9.5 <= app.best_rate(9.5, 30) <= 10.05
 
 
 def test_curl_and_httping_on_node_1_find_the_bottleneck(app):
@@ -96,11 +97,17 @@ def test_pods_of_each_scaled_service_run_on_both_nodes(app, two_nodes):
     assert set(app.restarts().values()) == {0}
 
 
-@pytest.mark.parametrize("replicas, lowest, limit", [(2, 17, 20.2), (5, 26.5, 33.7)])
-def test_more_replicas_of_rng_mine_faster(app, two_nodes, replicas, lowest, limit):
-    app.scale(worker=10, rng=replicas)
-    assert lowest < app.best_rate(lowest, 15) < limit
-    app.scale(rng=1)
+def test_more_replicas_of_rng_mine_faster(app, second):
+    app.scale(worker=10, rng=2)
+    second.scale(worker=10, rng=5)
+    with ThreadPoolExecutor() as pool:  # at the same time, as each takes a minute
+        two, five = pool.map(
+            lambda copy, least: copy.best_rate(least, 60), (app, second), (17, 26.5)
+        )
+    assert 17 < two < 20.2
+    assert 26.5 < five < 33.7
+    for copy in app, second:
+        copy.scale(worker=1, rng=1)
 
 
 @pytest.mark.parametrize("service", SCALED)
@@ -115,18 +122,20 @@ def test_rollout_restart_loses_nothing(app, two_nodes, service):
         lost = time.monotonic() - started - (app.mining() - first) / 10
     print(f"{service}: {lost:.1f} s of mining lost, pods exit after", *took)
     assert lost < 3  # seconds of mining, at 10 hashes/s
-    assert max(took) <= 6  # Kubernetes reports deletions in whole seconds
+    assert max(took) < 5
     assert not visitor.failures and visitor.asked > 20
     after = app.restarts()
     assert all(after[name] == before[name] for name in others)
 
 
 def test_deleted_pods_are_replaced_and_mining_continues(app):
-    victims = [min(app.names(service)) for service in SERVICES]
-    with Terminations(app, "redis") as terminations:
-        app.kubectl("delete", "pod", *victims, "--wait=false")
-        (took,) = terminations.wait_for({each for each in victims if each.startswith("redis")})
-    assert took <= 6
+    for services in SCALED, ["redis"]:  # one after the other, for the last count of the worker
+        victims = [min(app.names(service)) for service in services]
+        with Terminations(app) as terminations:
+            app.kubectl("delete", "pod", *victims, "--wait=false")
+            took = terminations.wait_for(victims)
+        print("pods exit after", *took)
+        assert max(took) < 5
     app.settled()
     app.mining(than=app.mining(), timeout=10)
     assert set(app.restarts().values()) == {0}
@@ -180,7 +189,7 @@ def test_new_tag_is_pulled_on_both_nodes_from_a_registry_on_node_1(app, two_node
 
 
 def test_restarted_container_of_redis_keeps_the_data(second):
-    count, (pod,) = second.mining(than=10), second.pods("redis")
+    count, (pod,) = second.mining(than=20), second.pods("redis")
     (server,) = [each for each in processes(pod) if each["Name"] == "redis-server"]
     os.kill(int(server["Pid"]), signal.SIGKILL)
     wait_until(lambda: sum(second.restarts("redis").values()) == 1, 30, "redis restarted")
@@ -198,17 +207,9 @@ def test_rollout_restart_of_redis_resets_the_counter(second):
     assert sum(second.restarts("worker").values()) == 0
 
 
-def test_worker_without_rng_and_redis_logs_the_address_and_is_not_restarted(second):
-    second.scale(worker=1, rng=0, redis=0)
-    (name,) = second.names("worker")
-    wait_until(
-        lambda: "rng:80" in second.kubectl("logs", "--tail=2", name),
-        30,
-        "the log names rng and its port",
-    )
-    second.scale(rng=1, redis=1)
-    second.mining()
-    assert second.restarts("worker") == {name: 0}
+def test_worker_without_rng_and_redis_logs_the_address(second, alone):
+    log = lambda: second.kubectl("logs", "--tail=2", alone[0])  # noqa: E731
+    wait_until(lambda: "rng:80" in log(), 30, "the log names rng and its port")
 
 
 def test_optional_manifests_are_accepted(second):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -27,7 +28,7 @@ def original(service):
 
 
 def test_copy_made_by_hand_mines(by_hand):
-    by_hand.mining(than=by_hand.mining() + 10)
+    assert 3.1 <= by_hand.best_rate(3.1, 10) <= 3.34
     assert set(by_hand.restarts().values()) == {0}
 
 
@@ -117,6 +118,14 @@ def test_daemonset_made_from_the_exported_deployment_runs_on_each_node(app, rng_
     wait_until(lambda: app.nodes("rng") == ["node1", "node2"], 30, "a pod on each node")
     app.settled("rng", kind="daemonset")
     assert app.best_rate(15, 10) >= 15  # one rng can serve 10
+
+
+def test_worker_without_rng_and_redis_for_two_minutes_is_not_restarted(second, alone):
+    pod, since = alone
+    wait_until(lambda: time.monotonic() > since + 120, 120, "two minutes")
+    second.scale(rng=1, redis=1)
+    second.mining()
+    assert second.restarts("worker") == {pod: 0}
 
 
 def test_restricted_namespace_runs_the_overlay_and_rejects_other_pods(second):

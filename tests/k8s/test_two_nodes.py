@@ -1,5 +1,6 @@
 """The failure of a node, then many pods."""
 
+import os
 import re
 import time
 
@@ -67,5 +68,5 @@ def test_mining_recovers_within_60_s_of_a_node_failure_and_no_hash_is_counted_tw
 
 def test_fifty_workers_run_without_a_restart(app, two_nodes):
     app.scale(worker=50, rng=1, hasher=1, webui=1, timeout=180)
-    assert app.best_rate(9, 30, within=90) >= 9  # the limit of rng is 10
+    assert app.rate(120 if os.environ.get("FULL") else 45) > 9  # the limit of rng is 10
     assert len(app.restarts()) == 54 and set(app.restarts().values()) == {0}

@@ -9,7 +9,6 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 
 from support import wait_until
@@ -223,10 +222,10 @@ class Copy:
         return self.best_rate(0, seconds)
 
     def best_rate(self, lowest, seconds, within=None):
-        """Return the hashes/s of the first that many seconds that reach `lowest`, by the chart.
+        """Return the hashes/s, by the chart, of the first of three times that many seconds that
+        reaches `lowest`, or the best of them: other load on the machine only lowers it.
 
-        If none do within three times as long, or `within` seconds, return the best: other load on
-        the machine only lowers it.
+        With `within`, it may be any that many seconds of the next `within` ones.
         """
         address, rates = self.url("/speed"), []
         begin = wait_until(lambda: int(json.loads(fetch(address))["now"]), 60, "an answer") + 1
@@ -234,7 +233,8 @@ class Copy:
         def reached():
             answer = json.loads(fetch(address))
             drawn = answer["speed"][begin - answer["start"] :]
-            parts = [drawn[i : i + seconds] for i in range(len(drawn) - seconds + 1)]
+            step = 1 if within else seconds
+            parts = [drawn[i : i + seconds] for i in range(0, len(drawn) - seconds + 1, step)]
             rates[:] = [sum(part) / seconds for part in parts]
             return rates and max(rates) >= lowest
 
@@ -243,11 +243,6 @@ class Copy:
         best = max(rates, default=0)
         print(f"{best:.2f} hashes/s over {seconds} s, the best of {len(rates)} such parts")
         return best
-
-
-def seconds(text):
-    """Return a timestamp of Kubernetes in seconds since the epoch."""
-    return datetime.fromisoformat(text).timestamp()
 
 
 def fetch(address):
@@ -290,12 +285,12 @@ class Visitor(threading.Thread):
 
 
 class Terminations:
-    """Measures how long each pod of a service takes from its deletion until its container exits.
+    """Measures how long pods, of one service or of all, take from their deletion to their exit.
 
     The exit is an event of containerd, as the kubelet may remove a pod without reporting it.
     """
 
-    def __init__(self, copy, app):
+    def __init__(self, copy, app=None):
         self.copy, self.app, self.ordered, self.ended = copy, app, {}, {}
 
     def __enter__(self):
@@ -303,9 +298,8 @@ class Terminations:
             pod["status"]["containerStatuses"][0]["containerID"]: pod["metadata"]["name"]
             for pod in self.copy.pods(self.app)
         }
-        columns = "{.metadata.name} {.metadata.deletionTimestamp} "
-        columns += '{.metadata.deletionGracePeriodSeconds}{"\\n"}'
-        pods = ["kubectl", "get", "pods", "-l", f"app={self.app}", "-w"]
+        columns = '{.metadata.name} {.metadata.deletionTimestamp}{"\\n"}'
+        pods = ["kubectl", "get", "pods", "-w"]
         events = ["timeout", "200", "ctr", "-n", "k8s.io", "events"]
         self.streams = [self.follow(self.read_order, *pods, "-o", f"jsonpath={columns}")]
         for node in NODES:
@@ -322,10 +316,10 @@ class Terminations:
         return stream, reader
 
     def read_order(self, line):
-        """Record when a pod was deleted, which Kubernetes reports in whole seconds."""
-        pod, deadline, grace = line.rstrip("\n").split(" ")
+        """Record when a pod was deleted: Kubernetes itself reports that in whole seconds."""
+        pod, deleted = line.rstrip("\n").split(" ")
         if not self.ordered.get(pod):
-            self.ordered[pod] = deadline and seconds(deadline) - int(grace)
+            self.ordered[pod] = deleted and time.time()
 
     def read_end(self, line):
         """Record when the container of a pod exited, and its exit code."""
