@@ -77,7 +77,8 @@ def test_settings_registry_and_tag_come_from_the_shell(compose):
     assert found["rng"]["environment"] == {"RNG_DELAY": "0.2"}
     assert found["hasher"]["environment"] == {"HASHER_DELAY": "0.3"}
     assert found["worker"]["environment"] == {"WORKER_DELAY": "0.4", "DEBUG": "y"}
-    assert services(compose, TAG="")["rng"]["image"] == "127.0.0.1:30500/dockercoins/rng:v1.0"
+    unset = services(compose, REGISTRY="", TAG="")
+    assert unset["rng"]["image"] == "127.0.0.1:30500/dockercoins/rng:v1.0"
 
 
 @pytest.fixture

@@ -34,15 +34,26 @@ IPV6 = ("--sysctl=net.ipv6.conf.all.disable_ipv6=0", "--sysctl=net.ipv6.conf.lo.
 LOOPBACK = 'import urllib.request as u; print(u.urlopen("http://[::1]/healthz", timeout=5).status)'
 
 
-def url(container):
-    """Return the address of a container's port 80 as published by `docker run -P`."""
-    first = docker("port", container, "80").splitlines()[0]  # the next is IPv6's, another port
+UNPRIVILEGED = [
+    *STRICT,
+    "--user=65534",
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--env=PORT=8080",
+    "--expose=8080",
+]
+
+
+def url(container, port=80):
+    """Return the address of a container's port as published by `docker run -P`."""
+    first = docker("port", container, str(port)).splitlines()[0]  # the next is IPv6's, another one
     return "http://127.0.0.1:" + first.split(":")[-1]
 
 
-def answers(service, container):
+def answers(service, container, port=80):
     """Assert that the service in a container does its work."""
-    address = url(container)
+    address = url(container, port)
     wait_until(lambda: web.get(f"{address}/healthz", timeout=2).ok, 10, f"{service} answers")
     if service == "rng":
         assert len(web.get(f"{address}/32", timeout=5).content) == 32
@@ -67,12 +78,18 @@ def test_run_publishes_port_80_and_no_process_is_root(start_image, service, opti
         assert not int(found[0]["CapBnd"], 16) & ~0b10011000000, "more than the three capabilities"
 
 
-def test_worker_is_nobody_without_capabilities_and_retries_without_services(start_image):
-    container = start_image("--read-only", "--cap-drop=ALL", image("worker"))
+@pytest.mark.parametrize(
+    "options", [[], ["--read-only", "--cap-drop=ALL"]], ids=["default", "locked down"]
+)
+def test_worker_is_nobody_without_capabilities_and_retries_without_services(start_image, options):
+    container = start_image(*options, image("worker"))
     wait_until(lambda: re.search("rng:80.*trying again", logs(container)), 10, "a log line")
     for process in processes(container):
-        assert (ids(process), capabilities(process)) == ({NOBODY}, 0)
+        assert ids(process) == {NOBODY}
+        assert capabilities(process) == 0 or not options
+    began = time.monotonic()
     docker("stop", container)
+    assert time.monotonic() - began < 3  # it may pause for 2 s before it tries again
     assert inspect(container, "{{.State.ExitCode}}") == "0"
 
 
@@ -81,6 +98,15 @@ def test_image_runs_as_any_user_with_an_explicit_command(start_image, service):
     container = start_image("-P", "--user=1000", image(service), "gunicorn", f"{service}:app")
     answers(service, container)
     assert {process["Uid"].split()[0] for process in processes(container)} == {"1000"}
+
+
+@pytest.mark.parametrize("service", HTTP)
+def test_image_needs_no_privilege_on_another_port(start_image, service):
+    container = start_image("-P", *UNPRIVILEGED, image(service), "gunicorn", f"{service}:app")
+    answers(service, container, 8080)
+    for process in processes(container):
+        assert (ids(process), capabilities(process)) == ({NOBODY}, 0)
+        assert process["NoNewPrivs"] == "1"
 
 
 def test_answers_on_ipv6(start_image):
@@ -125,6 +151,23 @@ def test_image_adds_at_most_30_mb(built, service):
     added = (own["Size"] - base["Size"]) / 1e6
     print(f"{service}: {added:.1f} MB added")
     assert added <= 30
+
+
+@pytest.mark.parametrize("service", OWN)
+def test_image_holds_the_service_and_nothing_else_of_the_repository(built, service):
+    find = ["run", "--rm", "--entrypoint=find", image(service), "/app", "-type", "f"]
+    found = {name.removeprefix("/app/") for name in docker(*find).split()}
+    own = {f"{service}.py", "requirements.txt"} | (
+        {"gunicorn.conf.py"} if service in HTTP else set()
+    )
+    page = {f"files/{each.name}" for each in (ROOT / service).glob("files/*")}
+    assert found == own | page
+
+
+def test_names_that_are_not_found_are_given_up_after_2_s(built):
+    for service in ("webui", "worker"):
+        settings = docker("inspect", "--format", "{{.Config.Env}}", image(service))
+        assert "RES_OPTIONS=timeout:1 attempts:2" in settings
 
 
 @pytest.mark.parametrize("service", OWN)

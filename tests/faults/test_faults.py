@@ -85,9 +85,9 @@ def test_no_unit_is_lost_while_redis_is_paused(real):
     real.start("worker")
     mines(real, 3, 10)
     real.redis("pause")
-    before = real.served()
-    time.sleep(30 if FULL else 5)
-    assert real.served() - before >= (30 if FULL else 5)  # at least a third of the rate
+    before, seconds = real.served(), 30 if FULL else 5
+    time.sleep(seconds)
+    assert real.served() - before >= 3.2 / 3 * seconds  # a third of the rate
     real.redis("unpause")
     mines(real, 3)
     all_is_counted_once(real)
@@ -101,6 +101,8 @@ def test_no_unit_is_lost_when_redis_is_killed_and_restarted_with_its_file(real):
         real.redis("kill")
         missed = len(real.lines("trying again"))
         wait_until(lambda n=missed: len(real.lines("trying again")) > n + 1, 8, "two failures")
+        done = real.served()
+        wait_until(lambda done=done: real.served() > done + 4, 5, "mining continues")
         real.redis("start")
         before = wait_until(real.hashes, 5, "redis answers")
         wait_until(lambda before=before: real.hashes() > before, 5, "it counts again")
@@ -169,7 +171,6 @@ def test_worker_waits_for_a_dependency_that_is_missing_at_start(stack, last):
 
 
 @pytest.mark.parametrize("name", ["rng", "hasher"])
-@pytest.mark.skipif(not FULL, reason="takes 30 s")
 def test_request_to_a_silent_service_times_out_after_30_s(stack, name):
     stack.start("redis", "rng", "hasher").ready()
     proxy, silent = Proxy(stack.ports[name]), threading.Event()
@@ -201,7 +202,7 @@ def test_mining_recovers_when_a_host_name_resolves_again(stack, tmp_path):
     all_is_counted_once(stack)
 
 
-def test_webui_answers_503_within_3_s_when_the_name_server_is_silent(stack, tmp_path):
+def test_webui_answers_503_within_2_5_s_when_the_name_server_is_silent(stack, tmp_path):
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.99\n")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.99", 53))
@@ -213,7 +214,7 @@ def test_webui_answers_503_within_3_s_when_the_name_server_is_silent(stack, tmp_
         ).ready()
         start = time.monotonic()
         assert requests.get(stack.url("webui", "/json"), timeout=20).status_code == 503
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 2.5
 
 
 def test_every_worker_finds_rng_at_its_new_address(built, start_image):
