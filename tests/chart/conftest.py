@@ -60,6 +60,14 @@ def page(stack, chromium):
     page.context.close()
 
 
+@pytest.fixture(scope="session")
+def calm_page(stack, chromium):
+    """Another one, with reduced motion."""
+    page = new_page(chromium, stack.url("webui"), reduced_motion="reduce")
+    yield page
+    page.context.close()
+
+
 def new_page(chromium, url, width=1280, height=800, **settings):
     """Return a page in a new browser context that records answers and console errors."""
     context = chromium.new_context(viewport={"width": width, "height": height}, **settings)

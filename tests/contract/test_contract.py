@@ -1,6 +1,7 @@
 """The contract, tested on the processes that `make run` starts, on other ports."""
 
 import hashlib
+import os
 import re
 import signal
 import socket
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from support import wait_until
-from support.processes import Stack
+from support.processes import ROOT, Stack
 
 LENGTH = b"Host: x\r\nContent-Length: 8\r\n\r\n"
 CHUNKED = b"Host: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -40,7 +41,8 @@ def workers(stack):
     yield start
     for name in started:
         if name in stack.processes:
-            assert stack.stop(name)[0] == 0
+            status, seconds = stack.stop(name)
+            assert (status, seconds < 2) == (0, True)
 
 
 def seconds_of(url, **request):
@@ -49,11 +51,12 @@ def seconds_of(url, **request):
     return time.monotonic() - start
 
 
-def at_once(count, url, method="GET"):
-    """Send `count` requests at once and return the seconds until all are answered."""
+def at_once(count, url, method="GET", status=200):
+    """Send `count` requests at once and return the seconds until all have got this status."""
     start = time.monotonic()
     with ThreadPoolExecutor(count) as pool:
-        list(pool.map(lambda _: requests.request(method, url, timeout=10), range(count)))
+        answers = pool.map(lambda _: requests.request(method, url, timeout=10), range(count))
+        assert {answer.status_code for answer in answers} == {status}
     return time.monotonic() - start
 
 
@@ -67,9 +70,9 @@ def exchange(stack, service, request, half_close=False):
 
 
 def mines_at(stack, seconds, low, high):
-    """Assert a rate (units/s) in one of six tries: the tests of the page, beside it, lower it."""
+    """Assert a rate (units/s) in one of three tries: other load on the machine lowers it."""
     rates = []
-    while len(rates) < 6 and max(rates, default=0) < low:
+    while len(rates) < 3 and max(rates, default=0) < low:
         rates.append(stack.rate(seconds))
     print("units/s:", *(f"{rate:.2f}" for rate in rates))
     assert low <= max(rates) <= high
@@ -92,7 +95,9 @@ def test_index_and_healthz_answer_as_in_the_contract(stack, service, path, text)
 def test_draw_and_hash_answer_as_in_the_contract(stack):
     drawn = requests.get(stack.url("rng", "/32"), timeout=5)
     assert (len(drawn.content), drawn.headers["Content-Length"]) == (32, "32")
+    assert drawn.headers["Content-Type"] == "application/octet-stream"
     hashed = requests.post(stack.url("hasher"), data=drawn.content, timeout=5)
+    assert hashed.headers["Content-Type"].startswith("text/plain")
     assert hashed.text == hashlib.sha256(drawn.content).hexdigest()
 
 
@@ -119,7 +124,9 @@ def test_hasher_rejects_other_bodies_with_one_line(stack, request_, status):
     assert text.count(b"\n") == 1
 
 
-@pytest.mark.parametrize(("service", "path"), [("rng", "/1"), ("hasher", "/"), ("rng", "/healthz")])
+@pytest.mark.parametrize(
+    ("service", "path"), [("rng", "/1"), ("hasher", "/"), ("webui", "/healthz")]
+)
 def test_server_closes_the_connection_after_each_answer(stack, service, path):
     request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n".encode()
     start = time.monotonic()
@@ -137,6 +144,23 @@ def test_all_listen_on_ipv6_and_ipv4(stack, name):
 
 def test_rng_serves_one_draw_at_a_time(stack):
     assert 1 <= at_once(10, stack.url("rng", "/1")) < 1.5
+
+
+def test_client_that_reads_its_draw_slowly_delays_nobody(stack):
+    with socket.create_connection(("127.0.0.1", stack.ports["rng"]), timeout=5) as slow:
+        slow.sendall(b"GET /1048576 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert slow.recv(20).startswith(b"HTTP/1.1 200 ")
+        assert seconds_of(stack.url("rng", "/1")) < 0.5
+
+
+def test_page_can_be_edited_while_webui_runs(stack):
+    file = ROOT / f"webui/files/edited-{os.getpid()}.txt"
+    try:
+        for text in "first", "second":
+            file.write_text(text)
+            assert requests.get(stack.url("webui", f"/{file.name}"), timeout=5).text == text
+    finally:
+        file.unlink()
 
 
 def test_hasher_serves_many_at_a_time(stack):
@@ -159,17 +183,25 @@ def test_access_log_escapes_quotes_in_the_path(stack):
 
 def test_one_worker_mines_at_3_1_to_3_34_even_with_20_idle_connections_to_rng(stack, workers):
     workers(1)
-    mines_at(stack, 10, 3.1, 3.34)
+    numbers = lambda: requests.get(stack.url("webui", "/json"), timeout=5).json()  # noqa: E731
+    first = numbers()
+    mines_at(stack, 20, 3.1, 3.34)
+    last = numbers()  # from two of these, the original's page calculates the speed
+    assert 2.8 < (int(last["hashes"]) - int(first["hashes"])) / (last["now"] - first["now"]) < 3.6
     idle = [socket.create_connection(("127.0.0.1", stack.ports["rng"])) for _ in range(20)]
     mines_at(stack, 10, 3.1, 3.34)
     for connection in idle:
         connection.close()
 
 
+def test_four_workers_wait_for_rng(stack, workers):
+    workers(4)
+    mines_at(stack, 15, 9.0, 10.05)
+
+
 def test_ten_workers_queue_at_rng_and_not_at_hasher_or_at_healthz(stack, workers):
     workers(10)
     wait_until(lambda: seconds_of(stack.url("rng")) > 0.5, 10, "a queue at rng")
-    mines_at(stack, 8, 9.5, 10.05)
     paths = [("rng", "/"), ("hasher", "/"), ("rng", "/healthz"), ("hasher", "/healthz")]
     rng, *others = (
         statistics.median(seconds_of(stack.url(*path)) for _ in range(9)) for path in paths
@@ -198,9 +230,8 @@ def test_webui_answers_503_within_2_s_while_redis_hangs_or_is_down_and_recovers(
         (lambda: stack.stop("redis", signal.SIGKILL), lambda: stack.start("redis").ready()),
     ):
         stop()
-        asked = time.monotonic()
+        assert at_once(40, url, status=503) < 2
         answer = requests.get(url, timeout=5)
-        assert time.monotonic() - asked < 2
         assert (answer.status_code, list(answer.json())) == (503, ["error"])
         assert seconds_of(stack.url("webui", "/healthz")) < 1
         start()

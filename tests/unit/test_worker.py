@@ -177,6 +177,7 @@ WRONG = {
     "rng-blank-line": b"\r\n",
     "rng-control-characters": b"\x1b[2J\rSSH\r\n",
     "hasher-403": answer(COIN.encode(), "403 Forbidden"),
+    "hasher-empty-body": answer(b""),
     "hasher-not-hex": answer(COIN[:63].encode() + b"g"),
     "hasher-newline": answer(COIN[:63].encode() + b"\n"),
     "hasher-upper-case": answer(COIN[:63].encode() + b"A"),
@@ -197,6 +198,9 @@ def test_wrong_answer_is_logged_and_not_counted(stack, rng, hasher, name):
     assert "Traceback" not in stack.log("worker")
     cause = re.compile(r".*/(32)?: [ -~]+; trying again")
     assert all(cause.fullmatch(line) for line in warnings(stack, stub.server_port))
+    assert stack.stop("worker")[0] == 0
+    served = sum(it.answer != WRONG[name] for it in hasher.requests)
+    assert served == stack.logged() == stack.hashes()
 
 
 @pytest.mark.parametrize("setting", ["RNG_URL", "HASHER_URL", "REDIS_URL"])
@@ -297,6 +301,13 @@ def test_worker_stopped_without_redis_logs_once_how_many_units_remain_uncounted_
     assert int(re.search(r"(\d+) units of work remain uncounted", line)[1]) == (
         len(hasher.requests) - mining.hashes()
     )
+
+
+def test_worker_stopped_while_redis_is_slow_counts_everything(mining, proxy, hasher):
+    proxy.request = lambda *_: time.sleep(0.4) or True  # it may take 1 s
+    served = len(hasher.requests)
+    wait_until(lambda: len(hasher.requests) > served, 5, "another unit")
+    all_is_counted_once(mining, hasher)
 
 
 @pytest.mark.parametrize(("redis", "share"), [("refused", 1 / 2), ("silent", 1 / 3)])
