@@ -28,6 +28,7 @@ def original(service):
 
 
 def test_copy_made_by_hand_mines(by_hand):
+    by_hand.scale(worker=1, rng=1)
     assert 3.1 <= by_hand.best_rate(3.1, 10) <= 3.34
     assert set(by_hand.restarts().values()) == {0}
 
