@@ -339,9 +339,10 @@ def test_second_replica_and_a_restart_of_webui_show_the_same_history(stack, page
     stack.start("webui").ready()
     wait_state(page, "Mining.", 3)
     later = speeds(stack)
-    shared = here.keys() & there.keys() & later.keys()
+    shared = sorted(here.keys() & there.keys() & later.keys())[:-2]  # a busy worker counts late
     assert len(shared) > 230
-    assert all(here[second] == there[second] == later[second] for second in shared)
+    shown = {second: {here[second], there[second], later[second]} for second in shared}
+    assert {second: values for second, values in shown.items() if len(values) > 1} == {}
 
 
 def test_unreachable_redis_is_reported_and_the_outage_is_drawn_at_the_true_speed(stack, page):
