@@ -285,12 +285,12 @@ class Visitor(threading.Thread):
 
 
 class Terminations:
-    """Measures how long pods, of one service or of all, take from their deletion to their exit.
+    """Measures how long each pod of a service takes from its deletion until its container exits.
 
     The exit is an event of containerd, as the kubelet may remove a pod without reporting it.
     """
 
-    def __init__(self, copy, app=None):
+    def __init__(self, copy, app):
         self.copy, self.app, self.ordered, self.ended = copy, app, {}, {}
 
     def __enter__(self):
@@ -299,7 +299,7 @@ class Terminations:
             for pod in self.copy.pods(self.app)
         }
         columns = '{.metadata.name} {.metadata.deletionTimestamp}{"\\n"}'
-        pods = ["kubectl", "get", "pods", "-w"]
+        pods = ["kubectl", "get", "pods", "-l", f"app={self.app}", "-w"]
         events = ["timeout", "200", "ctr", "-n", "k8s.io", "events"]
         self.streams = [self.follow(self.read_order, *pods, "-o", f"jsonpath={columns}")]
         for node in NODES:
