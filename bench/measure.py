@@ -120,18 +120,15 @@ class App:
     def busy_with_pages(self, pages):
         """Return how much of a core (%) webui and redis use while `pages` pages are open."""
         browser, end = HTTPConnection("127.0.0.1", PORT, timeout=5), time.monotonic() + SECONDS + 3
-        browser.request("GET", "/speed")
-        has_speed = browser.getresponse().status == 200
+        browser.request("GET", "/speed")  # a page polls it, or /json where it does not exist
+        path = "/speed" if browser.getresponse().status == 200 else "/json"
 
         def page(number):
             time.sleep(number / pages)  # so that pages do not poll in step
             browser = HTTPConnection("127.0.0.1", PORT, timeout=5)
             while time.monotonic() < end:
                 asked = time.monotonic()
-                # Before /speed, pages asked for the latest seconds; the original ignores `since`.
-                browser.request(
-                    "GET", "/speed" if has_speed else f"/json?since={time.time() - 8:.0f}"
-                )
+                browser.request("GET", path)
                 browser.getresponse().read()
                 time.sleep(max(0, asked + 1 - time.monotonic()))
 
