@@ -2,6 +2,8 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -47,6 +49,12 @@ def test_other_methods_are_405_in_one_line(rng, path, method):
     answer = rng.open(path, method=method)
     assert "GET" in answer.headers["Allow"]
     assert (answer.status_code, answer.mimetype, answer.text.count("\n")) == (405, "text/plain", 1)
+
+
+def test_draw_that_nobody_reads_delays_no_other(rng):
+    unread = rng.get(f"/{LIMIT}", buffered=False)
+    with ThreadPoolExecutor() as pool, closing(unread):
+        assert len(pool.submit(rng.get, "/32").result(timeout=5).data) == 32
 
 
 def test_healthz_is_ok(rng):
