@@ -117,6 +117,21 @@ def test_redis_is_reached_from_the_networks_of_the_application_only(app):
     assert not works(DOCKER, "run", "--rm", *ping)
 
 
+def test_key_of_another_type_is_a_503_with_the_reason_until_it_is_deleted(app):
+    def ask(path):
+        answer = web.get(f"http://localhost:8000{path}", timeout=5)
+        return answer.status_code, answer.json().get("error", "")
+
+    redis = ["exec", only(app, "redis"), "redis-cli"]
+    docker(*redis, "del", "wallet")
+    docker(*redis, "rpush", "wallet", "by hand")
+    for path in "/json", "/speed":
+        status, error = ask(path)
+        assert (status, "WRONGTYPE" in error) == (503, True)
+    docker(*redis, "del", "wallet")
+    assert ask("/json") == ask("/speed") == (200, "")
+
+
 @pytest.mark.parametrize("workers", RATES)
 def test_workers_mine_at_the_expected_rate(built, workers):
     built.up(worker=workers)
@@ -166,7 +181,7 @@ def test_second_rng_is_used_once_its_port_mapping_is_removed(built, tmp_path):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_container_that_is_in_use_stops_within_seconds_and_ends_with_0(built, service):
+def test_container_in_use_stops_within_2_5_s_and_ends_with_0(built, service):
     built.up(worker=2)
     container = built.containers(service)[0]
     began = time.monotonic()
