@@ -75,7 +75,7 @@ address = st.tuples(
 
 
 def check_each(check, values):
-    """Call `check(value)` with each of `values`' known bad ones, then with many generated ones."""
+    """Call `check(value)` with the values known to be difficult, then with many generated ones."""
     for known in NUMBERS if values is number else ADDRESSES:
         check = example(value=known)(check)
     settings(max_examples=150, deadline=None)(given(value=values | anything)(check))()
