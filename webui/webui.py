@@ -1,12 +1,13 @@
 """webui: the page with the chart, and the numbers behind it."""
 
-import json
 import os
 import re
 import sys
 from functools import lru_cache
+from threading import Lock
 
 import redis
+from cachetools import TTLCache, cached
 from flask import Flask, Response, jsonify, redirect
 from werkzeug.exceptions import HTTPException
 
@@ -38,19 +39,19 @@ def numbers():
 
 
 @app.get("/speed")
+@cached(TTLCache(maxsize=1, ttl=0.1), lock=Lock())  # for 0.1 s all pages get the same answer
 def numbers_and_speed():
     """Return what /json does, and the hashes of each of the HISTORY seconds from `start` on."""
     current = numbers()
     end = int(current["now"] - SETTLE)
-    head = json.dumps(current | {"start": end - HISTORY}).removesuffix("}")
-    return Response(f'{head}, "speed": {speed(end)}}}', mimetype="application/json")
+    return jsonify(current | {"start": end - HISTORY, "speed": speed(end)})
 
 
 @lru_cache(maxsize=1)
 def speed(end):
-    """Return the hashes of the HISTORY seconds before `end` in JSON, encoded once for all pages."""
+    """Return the hashes of each of the HISTORY seconds before `end`, read once for all pages."""
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
-    return json.dumps([round(float(each or 0), 2) for each in hashes])
+    return [round(float(each or 0), 2) for each in hashes]
 
 
 @app.get("/healthz")
