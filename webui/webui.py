@@ -39,9 +39,9 @@ def numbers():
 
 
 @app.get("/speed")
-@cached(TTLCache(maxsize=1, ttl=0.1), lock=Lock())  # for 0.1 s all pages get the same answer
+@cached(TTLCache(maxsize=1, ttl=0.1), lock=Lock())  # all pages share an answer for 0.1 s
 def numbers_and_speed():
-    """Return what /json does, and the hashes of each of the HISTORY seconds from `start` on."""
+    """Return the numbers of /json and the hashes of each of the HISTORY seconds from `start` on."""
     current = numbers()
     end = int(current["now"] - SETTLE)
     return jsonify(current | {"start": end - HISTORY, "speed": speed(end)})
@@ -49,7 +49,7 @@ def numbers_and_speed():
 
 @lru_cache(maxsize=1)
 def speed(end):
-    """Return the hashes of each of the HISTORY seconds before `end`, read once for all pages."""
+    """Return the hashes of each of the HISTORY seconds before `end`, read about once a second."""
     hashes = db.mget(f"speed:{second}" for second in range(end - HISTORY, end))
     return [round(float(each or 0), 2) for each in hashes]
 
