@@ -100,11 +100,12 @@ def test_access_log_is_the_standard_one_without_probes(app):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_container_is_read_only_and_no_process_is_root(app, service):
+def test_container_is_read_only_and_no_process_is_root_or_gains_privileges(app, service):
     assert not works(DOCKER, "exec", "-u", "0", only(app, service), "touch", "/new")
     found = [each for each in processes(only(app, service)) if each["Name"] != "sh"]
     assert found
     assert not any(0 in ids(each) for each in found)
+    assert all(each["NoNewPrivs"] == "1" for each in found)
 
 
 def test_redis_is_reached_from_the_networks_of_the_application_only(app):
