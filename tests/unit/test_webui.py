@@ -62,7 +62,7 @@ def test_speed_has_counters_of_at_most_a_tenth_of_a_second_ago(webui, db):
 
 def test_pages_that_ask_in_the_same_tenth_of_a_second_share_an_answer_of_speed(webui, db):
     answers = {webui.get("/speed").text for _ in range(100)}  # takes 0.2 s
-    assert 1 <= len(answers) <= 50
+    assert len(answers) <= 50
 
 
 def test_speed_ends_2_to_4_s_ago_when_workers_have_counted_all(webui, db):
