@@ -1,6 +1,7 @@
 """The real processes, started by the lines of the Procfile, and a TCP proxy between two of them."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -20,10 +21,11 @@ LINES = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().spl
 
 
 def free_port():
-    """Return a TCP port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """Return a TCP port that is not in use, below those that Linux gives to clients (32768)."""
+    while True:
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("", port := random.SystemRandom().randrange(10000, 30000)))
+            return port
 
 
 class Stack:
