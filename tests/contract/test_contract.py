@@ -215,15 +215,14 @@ def test_counter_equals_what_hasher_served_and_coins_are_hashes_of_their_values(
     assert all(hashlib.sha256(value).hexdigest().encode() == coin for coin, value in wallet.items())
 
 
-@pytest.mark.parametrize(("path", "age"), [("/json", 0), ("/speed", 0.1)])  # age in seconds
-def test_webui_answers_503_within_2_s_while_redis_hangs_or_is_down_and_recovers(stack, path, age):
+@pytest.mark.parametrize("path", ["/json", "/speed"])
+def test_webui_answers_503_within_2_s_while_redis_hangs_or_is_down_and_recovers(stack, path):
     url = stack.url("webui", path)
     for stop, start in (
         (lambda: stack.send("redis", signal.SIGSTOP), lambda: stack.send("redis", signal.SIGCONT)),
         (lambda: stack.stop("redis", signal.SIGKILL), lambda: stack.start("redis").ready()),
     ):
         stop()
-        time.sleep(age)
         assert at_once(40, url, status=503) < 2
         answer = requests.get(url, timeout=5)
         assert (answer.status_code, list(answer.json())) == (503, ["error"])

@@ -144,22 +144,19 @@ def test_workers_mine_at_the_expected_rate(built, workers):
     assert low <= max(rates) <= high
 
 
-def test_any_number_of_requests_reads_the_chart_once_a_second_and_the_counters_ten_times(app):
+def test_webui_reads_the_chart_once_a_second_for_any_number_of_requests(app):
     def reads():
         statistics = docker("exec", only(app, "redis"), "redis-cli", "info", "commandstats")
-        found = dict(re.findall(r"cmdstat_(\w+):calls=(\d+)", statistics))
-        return int(found["mget"]), int(found["hlen"])
+        return int(re.search(r"cmdstat_mget:calls=(\d+)", statistics)[1])
 
     def ask():
         assert web.get("http://localhost:8000/speed", timeout=5).status_code == 200
 
     ask()
-    start, begun = time.monotonic(), reads()
-    while time.monotonic() - start < 3:
+    began, before = time.monotonic(), reads()
+    while time.monotonic() - began < 3:
         ask()
-    chart, counters = (after - before for after, before in zip(reads(), begun, strict=True))
-    assert 2 <= chart <= 4
-    assert 10 <= counters <= 32
+    assert 2 <= reads() - before <= 4
 
 
 def test_index_waits_at_rng_and_not_at_hasher_with_10_workers(built):

@@ -53,16 +53,10 @@ def test_speed_returns_the_numbers_and_250_seconds_of_the_speed_keys(webui, db):
     }
 
 
-def test_speed_has_counters_of_at_most_a_tenth_of_a_second_ago(webui, db):
+def test_each_answer_to_speed_has_the_newest_counters(webui, db):
     for count in "123":  # within a second
         db.set("hashes", count)
-        time.sleep(0.1)
         assert webui.get("/speed").json["hashes"] == count
-
-
-def test_pages_that_ask_in_the_same_tenth_of_a_second_share_an_answer_of_speed(webui, db):
-    answers = {webui.get("/speed").text for _ in range(100)}  # takes 0.2 s
-    assert len(answers) <= 50
 
 
 def test_speed_ends_2_to_4_s_ago_when_workers_have_counted_all(webui, db):
