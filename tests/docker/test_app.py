@@ -182,19 +182,15 @@ def test_second_rng_is_used_once_its_port_mapping_is_removed(built, tmp_path):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_container_in_use_stops_within_2_5_s_and_ends_with_0(built, service):
-    # gunicorn looks once a second whether it should stop, and again if a request is in progress.
-    limit = 2.5 if service in ("rng", "hasher") else 2
-    seconds = []
-    while len(seconds) < 3 and min(seconds, default=limit) >= limit:  # a busy machine
-        built.up(worker=2)
-        container = built.containers(service)[0]
-        began = time.monotonic()
-        docker("stop", container)
-        seconds.append(time.monotonic() - began)
-        assert inspect(container, "{{.State.ExitCode}}") == "0"
-    print(service, *(f"stopped in {each:.2f} s" for each in seconds))
-    assert min(seconds) < limit, seconds
+def test_container_in_use_stops_within_2_s_and_ends_with_0(built, service):
+    built.up(worker=2)
+    container = built.containers(service)[0]
+    began = time.monotonic()
+    docker("stop", container)
+    seconds = time.monotonic() - began
+    print(f"{service} stopped in {seconds:.2f} s")
+    assert seconds < 2
+    assert inspect(container, "{{.State.ExitCode}}") == "0"
 
 
 def test_stop_counts_every_unit_of_10_workers_and_up_keeps_the_data(built):

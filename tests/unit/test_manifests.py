@@ -133,7 +133,7 @@ def test_rollouts_probes_and_grace_periods_are_as_documented(name):
     assert values(spec, "httpGet") == [{"path": "/healthz", "port": 80}] * 2 * http
     assert values(spec, "preStop") == [{"exec": {"command": ["sleep", "2"]}}] * http
     (seconds,) = values(spec, "terminationGracePeriodSeconds")
-    assert seconds == 40 if name == "worker" else seconds <= (6 if http else 5)
+    assert seconds == 40 if name == "worker" else seconds <= 5
     assert COMPOSE["worker"]["stop_grace_period"] == "40s"
 
 
