@@ -120,15 +120,16 @@ class App:
     def busy_with_pages(self, pages):
         """Return how much of a core (%) webui and redis use while `pages` pages are open."""
         browser, end = HTTPConnection("127.0.0.1", PORT, timeout=5), time.monotonic() + SECONDS + 3
-        browser.request("GET", "/speed")  # a page polls it, or /json where it does not exist
-        path = "/speed" if browser.getresponse().status == 200 else "/json"
+        browser.request("GET", "/speed")  # a page polls it
+        has_speed = browser.getresponse().status == 200
 
         def page(number):
             time.sleep(number / pages)  # so that pages do not poll in step
             browser = HTTPConnection("127.0.0.1", PORT, timeout=5)
             while time.monotonic() < end:
                 asked = time.monotonic()
-                browser.request("GET", path)
+                older = f"/json?since={time.time() - 7:.0f}"  # what older pages poll
+                browser.request("GET", "/speed" if has_speed else older)
                 browser.getresponse().read()
                 time.sleep(max(0, asked + 1 - time.monotonic()))
 
