@@ -90,6 +90,17 @@ def test_other_methods_are_rejected_and_echo_nothing(services, target, method):
     assert is_guarded(headers)
 
 
+@pytest.mark.parametrize("target", PAGE)
+def test_head_is_get_without_its_body_and_options_names_the_methods(services, target):
+    get, head = ask(services, target), ask(services, target, "HEAD")
+    for _, headers, _ in (get, head):
+        headers.pop("date")
+    assert head == (*get[:2], "")
+    status, headers, body = ask(services, target, "OPTIONS")
+    assert (status, body, is_guarded(headers)) == (200, "", True)
+    assert set(headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
 @pytest.mark.parametrize(
     "host",
     ["", "evil.example", "evil.example:99999", "x y", "[::1", "a,b", "<script>", "..", "\xff",

@@ -23,6 +23,7 @@ REDIS_AWAY = {"error": "Redis is unreachable: Timeout reading from redis:6379"}
 def speeds(stack, name="webui"):
     """Return {second: hashes} of the chart."""
     answer = requests.get(stack.url(name, "/speed"), timeout=5).json()
+    assert min(answer["speed"]) >= 0
     return dict(enumerate(answer["speed"], answer["start"]))
 
 
@@ -400,6 +401,7 @@ def test_scaling_down_is_drawn_within_5_s_as_a_ramp_of_two_seconds(stack):
 def test_restarted_redis_without_data_is_reported_and_mining_is_shown_again(stack, page):
     stack.stop("redis", signal.SIGKILL)
     wait_state(page, "Redis is unreachable", 3)
+    assert page.inner_text("#speed") == "–"
     stack.start("redis")
     wait_until(stack.db.ping, 5, "redis answers")
     wait_state(page, "Mining", 3)

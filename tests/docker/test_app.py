@@ -37,6 +37,7 @@ ANSWERS = [
     ("8000/json", 200, r'\{"coins":\d+,"hashes":"\d+","now":\d+\.\d+\}\n'),
     ("8000/healthz", 200, "ok\n"),
 ]
+ENDED = "{{.State.FinishedAt}}"
 BATCH = re.compile(r"(\d+) units of work done, updating hash counter")
 VALKEY = """version: "3.4"
 services:
@@ -101,8 +102,13 @@ def test_access_log_is_the_standard_one_without_probes(app):
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_container_is_read_only_and_no_process_is_root_or_gains_privileges(app, service):
-    assert not works(DOCKER, "exec", "-u", "0", only(app, service), "touch", "/new")
-    found = [each for each in processes(only(app, service)) if each["Name"] != "sh"]
+    container = only(app, service)
+    assert not works(DOCKER, "exec", "-u", "0", container, "touch", "/new")
+    mounts = map(str.split, docker("exec", container, "cat", "/proc/mounts").splitlines())
+    writable = {path for _, path, _, options, *_ in mounts if "rw" in options.split(",")}
+    found = {path for path in writable if not re.match(r"/(proc|dev|sys)(/|$)", path)}
+    assert found == ({"/data"} if service == "redis" else set())
+    found = [each for each in processes(container) if each["Name"] != "sh"]
     assert found
     assert not any(0 in ids(each) for each in found)
     assert all(each["NoNewPrivs"] == "1" for each in found)
@@ -206,6 +212,9 @@ def test_stop_counts_every_unit_of_10_workers_and_up_keeps_the_data(built):
     assert seconds < 5
     stopped = [each for service in SERVICES for each in built.containers(service)]
     assert {inspect(each, "{{.State.ExitCode}}") for each in stopped} == {"0"}
+    (redis,) = built.containers("redis")
+    for worker in built.containers("worker"):
+        assert inspect(worker, ENDED) < inspect(redis, ENDED), "Redis ends last"
     text = "".join(map(logs, built.containers("worker")))
     served, batches = len(built.posts()), sum(map(int, BATCH.findall(text)))
     built.compose("down")

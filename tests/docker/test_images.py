@@ -153,15 +153,24 @@ def test_image_adds_at_most_30_mb(built, service):
     assert added <= 30
 
 
+def files(name):
+    """Return the paths of all files in an image."""
+    find = ("run", "--rm", "--network=none", "--user=0", "--entrypoint=find")
+    return set(docker(*find, name, "/", "-xdev", "-type", "f").splitlines())
+
+
 @pytest.mark.parametrize("service", OWN)
-def test_image_holds_the_service_and_nothing_else_of_the_repository(built, service):
-    find = ["run", "--rm", "--entrypoint=find", image(service), "/app", "-type", "f"]
-    found = {name.removeprefix("/app/") for name in docker(*find).split()}
+def test_image_adds_the_service_and_its_packages_and_nothing_else(built, service):
+    added = files(image(service)) - files("python:3.13-slim")
     own = {f"{service}.py", "requirements.txt"} | (
         {"gunicorn.conf.py"} if service in HTTP else set()
     )
     page = {f"files/{each.name}" for each in (ROOT / service).glob("files/*")}
-    assert found == own | page
+    app = {name for name in added if name.startswith("/app/")}
+    assert {name.removeprefix("/app/") for name in app} == own | page
+    packages = r"/usr/local/(bin|lib/python3[^/]*/[a-z]+-packages)/|/usr/.*include/.*/greenlet\.h$"
+    assert [name for name in added - app if not re.match(packages, name)] == []
+    assert [name for name in added if re.search(r"\.whl$|/\.cache/|/pip/", name)] == []
 
 
 def test_names_that_are_not_found_are_given_up_after_2_s(built):

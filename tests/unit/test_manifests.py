@@ -64,6 +64,24 @@ def test_container_labels_and_selector_have_the_name_of_the_workload(folder, wor
     assert [each["name"] for each in values(spec, "containers")[0]] == [name]
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_file_has_a_deployment_and_except_for_worker_a_service_of_that_name(name):
+    things = load(f"{name}.yaml")
+    kinds = ["Deployment"] if name == "worker" else ["Deployment", "Service"]
+    assert [thing["kind"] for thing in things] == kinds
+    for thing in things:
+        assert thing["metadata"] == {"name": name, "labels": {"app": name}}  # in any namespace
+
+
+@pytest.mark.parametrize("name", SERVICES[:4])
+def test_service_leads_to_the_port_of_its_container_and_only_webui_has_a_node_port(name):
+    deployment, service = load(f"{name}.yaml")
+    assert service["spec"]["selector"] == {"app": name}
+    assert values(service, "ports") == [[{"port": 6379 if name == "redis" else 80}]]
+    assert values(deployment, "containerPort") == values(service, "port")
+    assert values(service, "type") == ["NodePort"] * (name == "webui")
+
+
 @pytest.mark.parametrize("folder, workload", WORKLOADS)
 def test_images_are_those_of_the_compose_file(folder, workload):
     name, images = workload["metadata"]["name"], values(workload, "image")
@@ -89,7 +107,14 @@ def test_pod_has_no_privilege_and_no_token_and_limits_only_memory(folder, worklo
     for name in "allowPrivilegeEscalation", "automountServiceAccountToken", "enableServiceLinks":
         assert values(workload, name) == [False]
     assert values(workload, "seccompProfile") == [{"type": "RuntimeDefault"}]
-    assert not any(values(workload, name) for name in ("hostNetwork", "hostPID", "hostIPC"))
+    pod = workload["spec"]["template"]["spec"]
+    assert not set(pod) & {"hostNetwork", "hostPID", "hostIPC", "hostUsers"}
+    assert not set(pod) & {"initContainers", "ephemeralContainers"}
+    volumes = {kind for volume in pod.get("volumes", []) for kind in volume}
+    assert volumes <= {"name", "emptyDir", "persistentVolumeClaim", "configMap"}
+    if not web:  # which become nobody before anything of ours runs
+        assert values(workload, "runAsNonRoot") == [True]
+        assert min(values(workload, "runAsUser") + values(workload, "runAsGroup")) > 0
     assert [set(limits) for limits in values(workload, "limits")] == [{"memory"}]
     assert [set(requests) for requests in values(workload, "requests")] == [{"cpu", "memory"}]
 
@@ -104,6 +129,7 @@ def test_apply_and_kustomize_deploy_the_same_five_services():
 
 def test_daemonset_runs_the_same_pods_as_the_deployment():
     (daemonset,), (deployment, _) = load("rng-daemonset/rng.yaml"), load("rng.yaml")
+    assert daemonset["metadata"] == deployment["metadata"]
     assert daemonset["spec"]["template"] == deployment["spec"]["template"]
 
 
@@ -121,14 +147,30 @@ def test_applying_again_keeps_the_scale_and_pulls_only_missing_images(folder, wo
     assert values(workload, "imagePullPolicy") == ["IfNotPresent"]
 
 
+@pytest.mark.parametrize("folder, workload", WORKLOADS)
+def test_probes_ask_the_port_of_the_container_and_tolerate_a_busy_node(folder, workload):
+    name, spec = workload["metadata"]["name"], workload["spec"]
+    probes = values(spec, "livenessProbe") + values(spec, "readinessProbe")
+    assert len(probes) == (0 if name == "worker" else 2)
+    patient = probes if name in SERVICES else values(spec, "livenessProbe")
+    assert all(each["timeoutSeconds"] >= 5 for each in patient)  # slow is not broken
+    asked = values(probes, "httpGet")
+    assert {each["port"] for each in asked} <= set(values(spec, "containerPort"))
+    assert name != "registry" or {each["path"] for each in asked} == {"/v2/"}
+
+
+@pytest.mark.parametrize("folder, workload", WORKLOADS)
+def test_memory_limit_leaves_room_above_the_request(folder, workload):
+    (resources,) = values(workload, "resources")
+    mib = lambda each: int(each["memory"].removesuffix("Mi"))  # noqa: E731
+    assert mib(resources["limits"]) >= 1.5 * mib(resources["requests"])
+
+
 @pytest.mark.parametrize("name", SERVICES)
-def test_rollouts_probes_and_grace_periods_are_as_documented(name):
+def test_rollouts_health_paths_and_grace_periods_are_as_documented(name):
     spec = load(f"{name}.yaml")[0]["spec"]
     gradual = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}}
     assert spec["strategy"] == ({"type": "Recreate"} if name == "redis" else gradual)
-    probes = values(spec, "livenessProbe") + values(spec, "readinessProbe")
-    assert len(probes) == (0 if name == "worker" else 2)
-    assert all(each["timeoutSeconds"] >= 5 for each in probes)  # a busy node is slow, not broken
     http = name in ("rng", "hasher", "webui")
     assert values(spec, "httpGet") == [{"path": "/healthz", "port": 80}] * 2 * http
     assert values(spec, "preStop") == [{"exec": {"command": ["sleep", "2"]}}] * http
@@ -137,9 +179,8 @@ def test_rollouts_probes_and_grace_periods_are_as_documented(name):
     assert COMPOSE["worker"]["stop_grace_period"] == "40s"
 
 
-def test_requests_fit_a_small_node_and_leave_room_below_the_memory_limits():
+def test_requests_fit_a_small_node():
     pods = [values(load(f"{name}.yaml"), "resources")[0] for name in SERVICES]
     mib = lambda each: int(each["memory"].removesuffix("Mi"))  # noqa: E731
     assert sum(mib(each["requests"]) for each in pods) <= 384
     assert sum(int(each["requests"]["cpu"].removesuffix("m")) for each in pods) <= 500
-    assert all(mib(each["limits"]) >= 1.5 * mib(each["requests"]) for each in pods)

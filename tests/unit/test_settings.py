@@ -7,10 +7,11 @@ import pytest
 from support.processes import ROOT
 
 HTTP = ("rng", "hasher", "webui")
-DELAYS = ("", "31", "nan", "٣")
-PORTS = ("", "65536", " 80")
-URLS = ("", "https://rng", "http://r:99999", "http://[:]:80", "http://u:p@rng", "http://rng/5")
-REDIS_URLS = ("redis", "redis://r:99999", "redis://a..b", "redis://r?foo=1")
+DELAYS = ("", "-1", "31", "nan", "1e400", "٣", "0.1\x01")
+PORTS = ("", "0", "65536", "http", " 80", "٣")
+URLS = ("", "rng", "https://rng", "http://:x", "http://[", "http://[:]:80", "http://r ng")
+URLS += ("http://r:99999", "http://u:p@rng", "http://rng/5")
+REDIS_URLS = ("", "redis", "http://redis", "redis://r:99999", "redis://a..b", "redis://r?db=1")
 CASES = [
     *((name, f"{name.upper()}_DELAY", DELAYS) for name in ("rng", "hasher", "worker")),
     *((name, "PORT", PORTS) for name in HTTP),
@@ -25,7 +26,7 @@ def test_bad_setting_ends_the_process_with_one_line(service, setting, values):
     path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
     started = [
         subprocess.Popen(
-            ["timeout", "10", "bash", "-c", command],
+            ["timeout", "20", "bash", "-c", command],
             cwd=ROOT / service,
             env={"PATH": path, "PORT": "1", setting: value},
             text=True,
@@ -34,7 +35,7 @@ def test_bad_setting_ends_the_process_with_one_line(service, setting, values):
         )
         for value in values
     ]
-    outputs = [process.communicate(timeout=20)[0] for process in started]
+    outputs = [process.communicate(timeout=30)[0] for process in started]
     for process, output, value in zip(started, outputs, values, strict=True):
         assert output.startswith(f"{setting} is {value!r}, but must be ")
         assert (process.returncode, len(output.splitlines())) == (1, 1)

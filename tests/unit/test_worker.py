@@ -104,9 +104,11 @@ def mining(stack):
 
 
 def all_is_counted_once(stack, hasher):
-    """Assert that hasher served, the worker logged and Redis counted the same number of units."""
+    """Assert that hasher, the worker's log, the counter and the chart have the same number of units."""
     assert stack.stop("worker")[0] == 0
     assert len(hasher.requests) == stack.logged() == stack.hashes() > 0
+    assert sum(speeds(stack.db).values()) == pytest.approx(stack.hashes(), abs=0.01)
+    assert min(speeds(stack.db).values()) >= 0
 
 
 def warnings(stack, port):
@@ -123,6 +125,12 @@ def test_unit_of_work_posts_32_bytes_from_rng_to_hasher_as_an_octet_stream(minin
     assert (draw.command, draw.path) == ("GET", "/32")
     assert (post.command, post.path, post.body) == ("POST", "/", DATA)
     assert post.headers["Content-Type"] == "application/octet-stream"
+
+
+def test_each_request_has_a_connection_of_its_own(mining, rng, hasher):
+    wait_until(lambda: len(hasher.requests) > 5, 5, "some units")
+    clients = [each.client_address for each in (*rng.requests, *hasher.requests)]
+    assert len(set(clients)) == len(clients)
 
 
 def test_proxy_variables_of_the_environment_are_ignored(stack):
@@ -184,6 +192,13 @@ WRONG = {
     "hasher-not-ascii": answer(b"\xff" * 64),
     "hasher-bad-header": b"HTTP/1.1 200 OK\r\n\xff\r\n\r\n" + COIN.encode()[:5],
 }
+CAUSES = {
+    "rng-500": "500 with 32 bytes",
+    "rng-31-bytes": "200 with 31 bytes",
+    "rng-long-body": "200 with 1000 bytes",
+    "hasher-403": "403 with 64 bytes",
+    "hasher-not-hex": "200 with 64 bytes",
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -197,7 +212,8 @@ def test_wrong_answer_is_logged_and_not_counted(stack, rng, hasher, name):
     wait_until(stack.hashes, 5, "the next unit is counted")
     assert "Traceback" not in stack.log("worker")
     cause = re.compile(r".*/(32)?: [ -~]+; trying again")
-    assert all(cause.fullmatch(line) for line in warnings(stack, stub.server_port))
+    for line in warnings(stack, stub.server_port):
+        assert cause.fullmatch(line) and CAUSES.get(name, "") in line
     assert stack.stop("worker")[0] == 0
     served = sum(it.answer != WRONG[name] for it in hasher.requests)
     assert served == stack.logged() == stack.hashes()
@@ -253,6 +269,7 @@ def test_back_off_doubles_from_0_1_to_2_s_and_resets_after_success(stack, rng):
     wait_until(lambda: len(failed()) > 6, 12, "more attempts")
     gaps = [b.at - a.at for a, b in itertools.pairwise(failed())]
     assert gaps[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2], abs=0.1)
+    assert gaps[0] > 0.05
 
 
 @pytest.mark.parametrize("failure", ["refuses", "silent", "stops-halfway", "drops-packets"])
@@ -338,7 +355,6 @@ def test_work_done_while_redis_was_unreachable_is_counted_in_the_seconds_of_the_
 def test_speed_adds_up_to_the_counter_and_expires(mining, hasher):
     wait_until(lambda: len(mining.lines("units of work done")) > 2, 5, "some counts")
     all_is_counted_once(mining, hasher)
-    assert sum(speeds(mining.db).values()) == pytest.approx(mining.hashes(), abs=0.01)
     assert all(250 < mining.db.ttl(key) <= 300 for key in mining.db.scan_iter("speed:*"))
 
 
