@@ -104,7 +104,7 @@ def mining(stack):
 
 
 def all_is_counted_once(stack, hasher):
-    """Assert that hasher, the worker's log, the counter and the chart have the same number of units."""
+    """Assert that hasher, the log, the counter and the chart have the same number of units."""
     assert stack.stop("worker")[0] == 0
     assert len(hasher.requests) == stack.logged() == stack.hashes() > 0
     assert sum(speeds(stack.db).values()) == pytest.approx(stack.hashes(), abs=0.01)
