@@ -22,8 +22,8 @@ PORT = os.environ.get("PORT", "80")
 if PORT not in map(str, range(1, 65536)):
     sys.exit(f"PORT is {PORT!r}, but must be 1 to 65535")
 bind = f"[::]:{PORT}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{PORT}"
-worker_class = "gevent"  # an idle client costs only a greenlet
-forwarded_allow_ips = ""  # no headers of proxies: checking whom to trust costs 2 % CPU time
+workers, worker_class = 1, "gevent"  # one process is enough; an idle client costs a greenlet
+forwarded_allow_ips = ""  # X-Forwarded headers are not used: the check whom to trust costs 2 % CPU
 keepalive = 0  # a connection per request: closing it discards an unread body
 preload_app = True  # a bad setting stops gunicorn instead of restarting its worker forever
 graceful_timeout = 1  # second to finish the requests in progress when stopped
