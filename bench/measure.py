@@ -128,7 +128,7 @@ class App:
             browser = HTTPConnection("127.0.0.1", PORT, timeout=5)
             while time.monotonic() < end:
                 asked = time.monotonic()
-                older = f"/json?since={time.time() - 7:.0f}"  # what older pages poll
+                older = f"/json?since={time.time() - 7:.0f}"  # a page of d62f9f8
                 browser.request("GET", "/speed" if has_speed else older)
                 browser.getresponse().read()
                 time.sleep(max(0, asked + 1 - time.monotonic()))

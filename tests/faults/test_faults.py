@@ -125,7 +125,7 @@ def test_thousands_of_units_wait_for_redis_in_little_memory_and_are_counted_at_o
     wait_until(lambda: real.served() > first + 3000, 60, "thousands of units are finished")
     units, grown = real.served() - first, memory() - before
     print(f"{units} units, {grown:.1f} MiB more than {before:.0f} MiB")
-    day = 3.3 * 86400  # units: they must fit beside `before` in the 128 MiB that its pod may use
+    day = 3.3 * 86400  # units: with `before`, they must fit in the 128 MiB of a pod, less a reserve
     assert grown < 1 + (110 - before) * units / day  # 1 MiB: what Python takes at once
     logged = real.logged()
     real.redis("start")

@@ -91,9 +91,9 @@ def sleep(_):
         raise Paused
 
 
-def look_up(host, port, *_, numeric=socket.getaddrinfo, **options):
+def look_up(host, port, *_, original=socket.getaddrinfo, **options):
     """Check host and port as getaddrinfo() does, without asking a name server."""
-    return numeric(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return original(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
 
 
 def refuse(_, address):
@@ -163,7 +163,7 @@ def test_any_setting_leads_to_work_or_is_a_one_line_error(file, setting, values)
                 context.enter_context(each)
             try:
                 runpy.run_path(ROOT / file, run_name="__main__")
-            except Paused:  # the worker has logged that its first attempt failed
+            except Paused:  # after its first attempt, at rng
                 pass
             except SystemExit as end:
                 assert end.code.startswith(f"{setting} is {value!r}, but must be ")

@@ -45,7 +45,7 @@ class Stub(ThreadingHTTPServer):
             time.sleep(self.server.delay)
             self.wfile.write(self.answer[at_once:])
             self.server.answered += 1
-            self.close_connection = True
+            self.close_connection = self.server.closes
 
         do_POST = do_GET
 
@@ -55,7 +55,7 @@ class Stub(ThreadingHTTPServer):
     def __init__(self, answer):
         super().__init__(("127.0.0.1", 0), self.RequestHandlerClass)
         self.answer, self.delay, self.requests, self.go_on = answer, 0, [], threading.Event()
-        self.answered = self.at_once = 0
+        self.answered, self.at_once, self.closes = 0, 0, True
         self.go_on.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
@@ -127,10 +127,14 @@ def test_unit_of_work_posts_32_bytes_from_rng_to_hasher_as_an_octet_stream(minin
     assert post.headers["Content-Type"] == "application/octet-stream"
 
 
-def test_each_request_has_a_connection_of_its_own(mining, rng, hasher):
+def test_each_request_has_its_own_connection_even_if_the_service_keeps_it_open(stack, rng, hasher):
+    for stub in rng, hasher:
+        stub.closes, stub.answer = False, stub.answer.replace(b"Connection: close\r\n", b"")
+    stack.start("worker")
     wait_until(lambda: len(hasher.requests) > 5, 5, "some units")
-    clients = [each.client_address for each in (*rng.requests, *hasher.requests)]
-    assert len(set(clients)) == len(clients)
+    for stub in rng, hasher:
+        clients = [each.client_address for each in stub.requests]
+        assert len(set(clients)) == len(clients)
 
 
 def test_proxy_variables_of_the_environment_are_ignored(stack):
