@@ -1,7 +1,9 @@
 """A bad setting ends the process at once, with one line that names it and the allowed values."""
 
 import os
+import runpy
 import subprocess
+from unittest.mock import patch
 
 import pytest
 from support.processes import ROOT
@@ -21,9 +23,20 @@ CASES = [
 
 
 @pytest.mark.parametrize(("service", "setting", "values"), CASES)
+def test_bad_setting_is_a_one_line_error(service, setting, values):
+    file = "gunicorn.conf" if setting == "PORT" else service
+    for value in values:
+        given = patch.dict(os.environ, {setting: value})
+        with given, patch("gevent.monkey.patch_all"), pytest.raises(SystemExit) as end:
+            runpy.run_path(ROOT / service / f"{file}.py")
+        assert end.value.code.startswith(f"{setting} is {value!r}, but must be ")
+        assert len(end.value.code.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("service", "setting", "values"), CASES)
 def test_bad_setting_ends_the_process_with_one_line(service, setting, values):
     command = "exec python worker.py" if service == "worker" else f"exec gunicorn {service}:app"
-    path = f"{ROOT}/.venv/bin:{os.environ['PATH']}"
+    path, values = f"{ROOT}/.venv/bin:{os.environ['PATH']}", values[:2]
     started = [
         subprocess.Popen(
             ["timeout", "20", "bash", "-c", command],
